@@ -1,0 +1,129 @@
+/* comm.h: groups of ranks that move data together.
+ *
+ *     static mf_status body(mf_world *world, void *argument) {      // one call a rank
+ *         mf_comm *comm = NULL;
+ *         int everyone[] = {0, 1, 2, 3};
+ *         MF_TRY(mf_comm_create(world, "tsp", everyone, 4, &comm));
+ *         MF_TRY(mf_broadcast(comm, buffer, bytes, 0, NULL));
+ *         mf_comm_destroy(comm);
+ *         return MF_OK;
+ *     }
+ *     MF_TRY(mf_launch(&(mf_launch_options){.engine = "local", .ranks = 4}, body, argument));
+ *
+ * Every operation is collective over its group: all members call it, in one order, with matching sizes; what
+ * differs is found and refused by name. With a request the call returns at once and the transfer runs beside
+ * the computation; its buffers belong to it until mf_finish. Requests of a group run in the order they were
+ * started. When a rank fails, all others return its error instead of waiting. Errors: MF_ECOMM, MF_ETIMEOUT,
+ * MF_ENOMEM. */
+#ifndef MESHFOLD_COMM_H
+#define MESHFOLD_COMM_H
+
+#include "meshfold/memory.h"
+
+typedef struct mf_world mf_world; /* all ranks, as one rank sees them */
+typedef struct mf_comm mf_comm;   /* the ranks of one axis, as one of them sees them */
+
+typedef struct mf_launch_options {
+    const char *engine; /* "local": ranks are threads of this process; "mpi": this process is one rank */
+    int ranks;          /* mpi: 0 takes as many as were started; any other number must be that one */
+    double timeout_s;   /* a collective that waits longer fails; 0: 300 s */
+    bool no_borrow;     /* send even where peers' memory can be addressed */
+} mf_launch_options;
+
+typedef mf_status (*mf_rank_body)(mf_world *world, void *argument);
+
+/* Runs body on every rank (mpi: on this one) and returns the first error. local: waits for all ranks. */
+mf_status mf_launch(const mf_launch_options *options, mf_rank_body body, void *argument);
+/* True where this process was started by mpiexec. */
+bool mf_launched_by_mpi(void);
+/* Ranks that mpiexec started; 1 outside it. Known without starting MPI. */
+int mf_mpi_ranks(void);
+/* Text about the MPI library, or "" when built without. Static. */
+const char *mf_mpi_description(void);
+
+int mf_world_rank(const mf_world *world);
+int mf_world_size(const mf_world *world);
+/* "local" or "mpi". */
+const char *mf_world_engine(const mf_world *world);
+
+/* The group of `ranks` (world ranks, the same list on each member, which calls this). Owned by the caller. */
+mf_status mf_comm_create(mf_world *world, const char *axis, const int *ranks, int size, mf_comm **out);
+/* Not collective. Accepts NULL. Outstanding requests must have been finished unless an error came. */
+void mf_comm_destroy(mf_comm *comm);
+int mf_comm_rank(const mf_comm *comm);
+int mf_comm_size(const mf_comm *comm);
+const char *mf_comm_axis(const mf_comm *comm);
+/* True when members can read and write each other's mf_shared memory and --no-borrow was not given. */
+bool mf_comm_borrows(const mf_comm *comm);
+
+typedef struct mf_request {
+    uint64_t ticket; /* 0: nothing outstanding */
+    int op;
+} mf_request;
+
+mf_status mf_barrier(mf_comm *comm);
+/* buffer: root's bytes arrive in everyone's. */
+mf_status mf_broadcast(mf_comm *comm, void *buffer, size_t bytes, int root, mf_request *request);
+/* recv holds rank r's bytes at offsets[r] .. offsets[r + 1] (size + 1 offsets, the same everywhere). send:
+ * this rank's. */
+mf_status mf_allgather(mf_comm *comm, const void *send, void *recv, const size_t *offsets,
+                       mf_request *request);
+/* buffer: [count] f32 on every rank; root's becomes the sum, added in rank order; the others' keep their
+ * content. */
+mf_status mf_reduce(mf_comm *comm, float *buffer, int64_t count, int root, mf_request *request);
+/* buffer: the sum (or maximum) over ranks, added in rank order, on every rank. */
+mf_status mf_allreduce_f32(mf_comm *comm, float *buffer, int64_t count);
+mf_status mf_allreduce_f64(mf_comm *comm, double *buffer, int64_t count);
+/* One hop round the ring: send goes to rank - 1, recv comes from rank + 1. Sizes may differ from rank to
+ * rank. */
+mf_status mf_shift(mf_comm *comm, const void *send, size_t send_bytes, void *recv, size_t recv_bytes,
+                   mf_request *request);
+/* Waits for a started transfer. A request that is not outstanding returns MF_OK. */
+mf_status mf_finish(mf_comm *comm, mf_request *request);
+
+/* Memory that the group's members can address in each other, where mf_comm_borrows; else peers are NULL but
+ * one's own. */
+typedef struct mf_shared {
+    void *own;
+    void **peer; /* [size]; peer[rank] == own */
+    size_t bytes;
+    mf_category category;
+    void *handle; /* the engine's */
+} mf_shared;
+/* Collective; bytes may differ from rank to rank. Accounted in `memory`. Content is undefined. */
+mf_status mf_shared_alloc(mf_comm *comm, mf_memory *memory, mf_category category, size_t bytes,
+                          const char *what, mf_shared *out);
+/* Not collective, but peers must be done reading: call it after a barrier, or after an error. Accepts an
+ * empty one. */
+void mf_shared_free(mf_comm *comm, mf_memory *memory, mf_shared *shared);
+
+/* Signals order the reading and writing of shared memory: each member has a few counters that only grow. What
+ * a rank wrote before mf_signal is seen by whoever has awaited that value. Where mf_comm_borrows only. */
+enum { MF_SIGNALS = 8 };
+mf_status mf_signal(mf_comm *comm, int slot, uint64_t value);
+mf_status mf_await(mf_comm *comm, int peer, int slot, uint64_t value);
+
+/* What a rank's group has moved, by operation. bytes: sent, by the ring convention; borrowed_bytes: read in
+ * place. */
+typedef struct mf_comm_stat {
+    const char *op;
+    int64_t calls, bytes, borrowed_bytes;
+    double exposed_s, total_s; /* the rank stood still; the transfers took */
+} mf_comm_stat;
+enum { MF_COMM_OPS = 7 };
+/* Fills stats[MF_COMM_OPS], one an operation (calls may be 0). */
+void mf_comm_stats(const mf_comm *comm, mf_comm_stat *stats);
+void mf_comm_reset_stats(mf_comm *comm);
+/* Counts bytes read in place under the operation that they replace. */
+typedef enum mf_comm_op {
+    MF_OP_BARRIER,
+    MF_OP_BROADCAST,
+    MF_OP_ALLGATHER,
+    MF_OP_REDUCE,
+    MF_OP_ALLREDUCE,
+    MF_OP_SHIFT,
+    MF_OP_SIGNAL
+} mf_comm_op;
+void mf_count_borrowed(mf_comm *comm, mf_comm_op op, int64_t bytes);
+
+#endif

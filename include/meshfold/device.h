@@ -1,0 +1,231 @@
+/* device.h: the operations that a schedule is made of, on whichever device computes them.
+ *
+ *     mf_device *device = NULL;
+ *     MF_TRY(mf_device_create("cpu", memory, 2, &device));
+ *     // y: [n, out] = x: [n, in] times w: [out, in] transposed
+ *     MF_TRY(mf_gemm(device, &(mf_gemm_args){.m = n, .n = out, .k = in,
+ *                                            .a = {x, in, MF_BF16}, .b = {w, in, MF_BF16, .transposed =
+ * true}, .c = y, .c_ld = out, .c_type = MF_F32}));
+ *
+ * Matrices are row-major; `ld` is the distance between rows in elements. "Compute type" is a call's dtype:
+ * f32 or bf16. Sums are f32. Operations run in order on the calling rank; a size of 0 is allowed everywhere.
+ * A comment says of each output whether it is overwritten or accumulated (+=).
+ * Errors: MF_EINVAL for impossible sizes, MF_ENOMEM for workspace, MF_ELIBRARY when a library refuses. */
+#ifndef MESHFOLD_DEVICE_H
+#define MESHFOLD_DEVICE_H
+
+#include "meshfold/memory.h"
+
+typedef struct mf_device mf_device;
+
+/* threads: how many the rank computes with. Workspace comes from `memory`, which must outlive the device. */
+mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out);
+void mf_device_destroy(mf_device *device);
+mf_memory *mf_device_memory(mf_device *device);
+int mf_device_threads(const mf_device *device);
+/* Floating-point operations done so far by matrix products (2mnk each) and attention (its products, causal
+ * pairs). */
+double mf_device_flops(const mf_device *device);
+/* The CPU's matrix library, its version and the instructions that it uses, in words. Static. */
+const char *mf_cpu_description(void);
+
+typedef struct mf_matrix {
+    const void *data;
+    int64_t ld;
+    mf_dtype type;
+    bool transposed; /* stored as the transpose of what the product uses */
+} mf_matrix;
+
+/* c: [m, n] = a: [m, k] · b: [k, n], or c += with `accumulate`. a and b have one type; c is f32 or that type.
+ */
+typedef struct mf_gemm_args {
+    int64_t m, n, k;
+    mf_matrix a, b;
+    void *c;
+    int64_t c_ld;
+    mf_dtype c_type;
+    bool accumulate;
+} mf_gemm_args;
+mf_status mf_gemm(mf_device *device, const mf_gemm_args *args);
+
+/* Attention (softmax over keys at positions <= the query's) of some query chunks over some key chunks.
+ * A chunk is a run of consecutive tokens of every sequence of the batch. Keys and values are read where they
+ * lie. Query head i of the call reads key head (first_head + i) / group - first_kv_head of the call. */
+typedef struct mf_query_chunk {
+    int64_t rows, position; /* tokens, and the position of the first */
+    int64_t first_row;      /* where the chunk begins in each sequence of q, o, lse, ... */
+} mf_query_chunk;
+
+typedef struct mf_key_chunk {
+    int64_t rows, position;
+    const void *k, *v;    /* first token of the first sequence: [rows, kv_heads, head_dim], compute type */
+    int64_t ld, batch_ld; /* elements from token to token, from sequence to sequence, of k and v */
+    float *dk, *dv;       /* backward: += ; NULL in forward */
+    int64_t grad_ld, grad_batch_ld;
+} mf_key_chunk;
+
+typedef struct mf_attention_args {
+    mf_dtype type;
+    int64_t batch, tokens; /* sequences; query tokens of each in q, o, ... (all chunks together) */
+    int64_t heads, first_head, group;
+    int64_t kv_heads, first_kv_head;
+    int64_t head_dim;
+    float scale;
+    int query_chunks, key_chunks;
+    const mf_query_chunk *queries;
+    const mf_key_chunk *keys;
+    const void *q; /* [batch, tokens, heads, head_dim], compute type, token to token q_ld */
+    int64_t q_ld;
+    void *o; /* as q, token to token o_ld; forward: overwritten */
+    int64_t o_ld;
+    float *lse; /* [batch, tokens, heads], log of the softmax's sum, token to token lse_ld; forward:
+                   overwritten */
+    int64_t lse_ld;
+    /* backward only */
+    const void *d_o; /* gradient of o: as o, token to token do_ld, compute type */
+    int64_t do_ld;
+    const float *delta; /* [batch, tokens, heads] from mf_attention_delta, token to token heads */
+    float *dq;          /* += ; as q, token to token dq_ld, f32 */
+    int64_t dq_ld;
+} mf_attention_args;
+
+/* Every query must see at least one key of the list. Overwrites o and lse. Source: Dao, arXiv 2307.08691. */
+mf_status mf_attention_forward(mf_device *device, const mf_attention_args *args);
+/* Adds this list of keys' share to dq, and to each chunk's dk and dv; lse and delta are those of the whole
+ * row, so the key chunks may come over several calls. The same threads give the same bits. */
+mf_status mf_attention_backward(mf_device *device, const mf_attention_args *args);
+/* delta: [batch * tokens, heads] = sum over head_dim of o * d_o. Overwrites. Reads o, d_o and the sizes of
+ * args. */
+mf_status mf_attention_delta(mf_device *device, const mf_attention_args *args, float *delta);
+
+/* y: [n, h] = x: [n, h] / rms(x) * weight: [h] (f32). x, y in compute type. Overwrites. */
+mf_status mf_rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type, const void *x,
+                             const float *weight, void *y);
+/* dx: [n, h] f32 += ; dweight: [h] += ; dy: [n, h] f32. */
+typedef struct mf_rmsnorm_grad {
+    int64_t n, h;
+    float eps;
+    mf_dtype type;
+    const void *x;
+    const float *weight, *dy;
+    float *dx, *dweight;
+} mf_rmsnorm_grad;
+mf_status mf_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args);
+
+/* Rotary position embedding, first half against second half of each head (Su et al., arXiv 2104.09864; the
+ * arrangement of Hugging Face's Llama). cos_sin: [tokens, head_dim] f32: head_dim/2 cosines, then as many
+ * sines. */
+typedef struct mf_rope_args {
+    mf_dtype type;
+    int64_t batch, tokens, heads, head_dim;
+    const float *cos_sin;
+    const void
+        *in; /* [batch, tokens, heads, head_dim], token to token in_ld; f32 with in_f32, else compute type */
+    bool in_f32;
+    int64_t in_ld;
+    void *out; /* compute type, token to token out_ld. Overwritten; may be `in` when the types are equal */
+    int64_t out_ld;
+    bool inverse; /* the transpose, which is what a gradient needs */
+} mf_rope_args;
+mf_status mf_rope(mf_device *device, const mf_rope_args *args);
+/* Fills cos_sin: [rows, head_dim] for positions first .. first + rows - 1. */
+mf_status mf_rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
+                        float *cos_sin);
+
+/* Gated activation of n rows of `width`: out = silu(gate) * up. All compute type, row distances given. */
+typedef struct mf_swiglu_args {
+    mf_dtype type;
+    int64_t n, width;
+    const void *gate, *up;
+    int64_t in_ld;
+    void *out; /* [n, width] dense. Overwritten, in backward too: its matrix product needs it again */
+    /* backward only */
+    const void *d_out;   /* [n, width] dense, compute type */
+    void *d_gate, *d_up; /* [n, width] dense, compute type. Overwritten */
+} mf_swiglu_args;
+mf_status mf_swiglu_forward(mf_device *device, const mf_swiglu_args *args);
+mf_status mf_swiglu_backward(mf_device *device, const mf_swiglu_args *args);
+
+/* Rows ids[i] - first of a table's slice [rows, h] (compute type) to out: [n, h] (compute type); ids outside
+ * the slice leave their row as it is. */
+typedef struct mf_embed_args {
+    mf_dtype type;
+    int64_t n, h, first, rows;
+    const int32_t *ids;
+    const void *table;
+    void *out;
+    /* backward: d_table: [rows, h] f32 += d_out: [n, h] f32, in the order of i */
+    const float *d_out;
+    float *d_table;
+} mf_embed_args;
+mf_status mf_embed_forward(mf_device *device, const mf_embed_args *args);
+mf_status mf_embed_backward(mf_device *device, const mf_embed_args *args);
+
+/* Cross-entropy over a vocabulary that comes in slices. logits: [n, width] f32 of ids first .. first + width
+ * - 1. State of each row: running maximum, running sum of exp(logit - maximum), the label's logit. */
+typedef struct mf_xent_args {
+    int64_t n, width, first;
+    const int32_t *labels; /* [n]; negative: masked */
+    float *logits;
+    float *maximum, *sum, *label_logit; /* [n] each; updated */
+    /* gradient */
+    mf_dtype type;
+    float scale;    /* multiplies the gradient */
+    void *d_logits; /* [n, width] compute type, overwritten; masked rows become 0 */
+} mf_xent_args;
+/* Begins the state of n rows. */
+mf_status mf_xent_begin(mf_device *device, const mf_xent_args *args);
+mf_status mf_xent_update(mf_device *device, const mf_xent_args *args);
+mf_status mf_xent_grad(mf_device *device, const mf_xent_args *args);
+/* *loss: sum over unmasked rows of log(sum) + maximum - label_logit, in double. Overwrites. */
+mf_status mf_xent_loss(mf_device *device, const mf_xent_args *args, double *loss);
+
+typedef struct mf_normal_args {
+    int64_t rows, cols, first, index_ld;
+    uint64_t seed, key;
+    float deviation;
+    float *out;
+} mf_normal_args;
+
+/* AdamW (Loshchilov & Hutter, arXiv 1711.05101) on n elements; step counts from 1. master: [n] f32, updated;
+ * weights: the same in the compute type, overwritten (NULL or master itself when the compute type is f32). */
+typedef struct mf_adamw_args {
+    int64_t n, step;
+    float lr, beta1, beta2, eps, weight_decay;
+    float grad_scale; /* the gradient is multiplied by it first: clipping */
+    const float *grad;
+    float *master, *moment1, *moment2;
+    void *weights;
+    mf_dtype type;
+} mf_adamw_args;
+mf_status mf_adamw(mf_device *device, const mf_adamw_args *args);
+
+/* *sum of squares of n f32 values, in double, in an order that does not depend on the threads. */
+mf_status mf_sum_squares(mf_device *device, int64_t n, const float *x, double *sum);
+/* out: [rows, width] = in: [rows, width] in another type, row distances given. Overwrites. */
+typedef struct mf_cast_args {
+    int64_t rows, width;
+    const void *in;
+    int64_t in_ld;
+    mf_dtype in_type;
+    void *out;
+    int64_t out_ld;
+    mf_dtype out_type;
+} mf_cast_args;
+mf_status mf_cast(mf_device *device, const mf_cast_args *args);
+/* out: [n] = round(residual + delta): both compute type, delta f32. Overwrites. out may be residual. */
+mf_status mf_add(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
+                 void *out);
+/* out: [rows, width] f32 += in: [rows, width] f32, row distances given. */
+mf_status mf_accumulate(mf_device *device, int64_t rows, int64_t width, const float *in, int64_t in_ld,
+                        float *out, int64_t out_ld);
+/* out: [rows, cols] f32 = deviation * normal numbers of (seed, key) at indices first + row * index_ld +
+ * column. */
+mf_status mf_fill_normal(mf_device *device, const mf_normal_args *args);
+mf_status mf_zero(mf_device *device, void *data, size_t bytes);
+mf_status mf_copy(mf_device *device, void *out, const void *in, size_t bytes);
+/* rows blocks of `bytes`, at distances given in bytes. */
+mf_status mf_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
+                       const void *in, size_t in_ld);
+
+#endif

@@ -1,0 +1,80 @@
+/* io.h: text in, tensors in and out.
+ *
+ *     mf_safetensors *file = NULL;
+ *     MF_TRY(mf_safetensors_open("model/model.safetensors", &file));
+ *     const mf_tensor_info *t = mf_safetensors_find(file, "model.norm.weight");   // NULL when absent
+ *     ... t->data points into the map; do not free ...
+ *     mf_safetensors_close(file);
+ */
+#ifndef MESHFOLD_IO_H
+#define MESHFOLD_IO_H
+
+#include "meshfold/base.h"
+
+/* Types that a file may hold. */
+typedef enum mf_file_type { MF_FILE_F32, MF_FILE_BF16, MF_FILE_F16, MF_FILE_OTHER } mf_file_type;
+
+enum { MF_TENSOR_DIMS = 4 };
+typedef struct mf_tensor_info {
+    const char *name; /* the file's; do not free */
+    mf_file_type type;
+    char type_name[8]; /* as the file spells it */
+    int dims;
+    int64_t shape[MF_TENSOR_DIMS];
+    const void *data; /* points into the map; not necessarily aligned */
+    size_t bytes;
+} mf_tensor_info;
+
+typedef struct mf_safetensors mf_safetensors;
+/* Maps and checks the whole header: offsets inside the file, in order, no overlap, no holes, sizes that match
+ * shapes. MF_EIO, MF_EFORMAT name the file and the tensor. */
+mf_status mf_safetensors_open(const char *path, mf_safetensors **out);
+void mf_safetensors_close(mf_safetensors *file);
+int mf_safetensors_count(const mf_safetensors *file);
+const mf_tensor_info *mf_safetensors_at(const mf_safetensors *file, int index);
+const mf_tensor_info *mf_safetensors_find(const mf_safetensors *file, const char *name);
+/* out: [rows, cols] f32, a slice of a 1-D ([1, n]) or 2-D tensor of any of the float types. MF_EINVAL out of
+ * range. */
+mf_status mf_tensor_read(const mf_tensor_info *tensor, int64_t first_row, int64_t rows, int64_t first_col,
+                         int64_t cols, float *out);
+
+/* Writing: one caller makes the file whole, then any number of writers (threads, processes) fill in slices.
+ */
+typedef struct mf_tensor_spec {
+    const char *name;
+    int64_t rows, cols; /* rows 0: a 1-D tensor of cols */
+} mf_tensor_spec;
+typedef struct mf_tensor_writer mf_tensor_writer;
+/* Creates path with its header and full size (one type for all tensors). */
+mf_status mf_tensors_create(const char *path, const mf_tensor_spec *specs, int count, mf_dtype type);
+/* Opens what mf_tensors_create made. */
+mf_status mf_tensors_open_writer(const char *path, const mf_tensor_spec *specs, int count, mf_dtype type,
+                                 mf_tensor_writer **out);
+/* in: [rows, cols] f32 dense, written at (first_row, first_col) of tensor `index`, converted to the file's
+ * type. */
+mf_status mf_tensors_write(mf_tensor_writer *writer, int index, int64_t first_row, int64_t rows,
+                           int64_t first_col, int64_t cols, const float *in);
+/* Flushes to disk and closes. Accepts NULL. */
+mf_status mf_tensors_close_writer(mf_tensor_writer *writer);
+
+/* All bytes of files, and of the files in folders (recursively, in the order of their names), one after
+ * another. */
+typedef struct mf_text {
+    uint8_t *bytes;
+    int64_t count;
+    int files;
+} mf_text;
+/* MF_EIO names the path that is missing or unreadable; MF_EINVAL when nothing but empty files is there. */
+mf_status mf_text_load(const char *const *paths, int count, mf_text *out);
+void mf_text_free(mf_text *text);
+
+/* Whole small files, and folders. Content is NUL-terminated; the caller frees it with mf_host_free. */
+mf_status mf_file_read(const char *path, char **content, size_t *bytes);
+/* Written beside and renamed into place, so that a reader sees the old or the new. */
+mf_status mf_file_write(const char *path, const char *content, size_t bytes);
+/* Makes a folder and its parents; an existing one is fine. */
+mf_status mf_folder_make(const char *path);
+/* printf into a newly allocated string that the caller frees with mf_host_free. */
+mf_status mf_format(char **out, const char *format, ...) MF_PRINTF(2, 3);
+
+#endif

@@ -1,0 +1,107 @@
+/* model.h: what a transformer is, and one rank's share of it.
+ *
+ *     mf_model_config config;
+ *     MF_TRY(mf_config_load("config.json", &config));       // Hugging Face's LlamaForCausalLM
+ *     mf_model_options options = {.config = config, .batch = 1, .tokens = 8192, .seed = 1};
+ *     MF_TRY(mf_model_create(&options, layout, &mesh, device, &model));   // collective
+ *     MF_TRY(mf_model_init(model));
+ *     MF_TRY(mf_model_gradients(model, ids, labels, scale, &loss));       // adds to the gradients
+ *     mf_model_destroy(model);
+ */
+#ifndef MESHFOLD_MODEL_H
+#define MESHFOLD_MODEL_H
+
+#include "meshfold/schedule.h"
+
+/* Llama: RMS norms before attention and MLP, grouped-query attention with rotary positions, gated MLP. */
+typedef struct mf_model_config {
+    int64_t hidden, layers, heads, kv_heads, head_dim, ffn, vocab;
+    double rope_theta, norm_eps, init_range;
+    bool tied; /* the output head is the embedding */
+} mf_model_config;
+
+/* MF_EINVAL names the field that is missing, negative, zero or absurd; MF_EIO, MF_EFORMAT the file. */
+mf_status mf_config_load(const char *path, mf_model_config *out);
+/* A named preset; MF_EINVAL lists the known ones. */
+mf_status mf_config_preset(const char *name, mf_model_config *out);
+/* `name` is a preset, a config.json, or a folder that holds one. */
+mf_status mf_config_find(const char *name, mf_model_config *out);
+/* Checks that sizes fit together, as load does. */
+mf_status mf_config_check(const mf_model_config *config, const char *where);
+/* Writes a config.json that Hugging Face reads. positions: max_position_embeddings. */
+mf_status mf_config_save(const mf_model_config *config, mf_dtype type, int64_t positions, const char *path);
+/* Names and one line each of the presets, for --help: index from 0; false at the end. */
+bool mf_config_preset_at(int index, const char **name, const char **about);
+
+/* Number of parameters. */
+int64_t mf_config_params(const mf_model_config *config);
+/* Model FLOPs of one training step over `sequences` of `tokens`: forward 2 a weight and token in the products
+ * (the output head counts, the embedding does not), causal attention 2 * 2 * head_dim * heads * S(S+1)/2 a
+ * layer; backward twice that; recomputation is not counted. */
+double mf_config_step_flops(const mf_model_config *config, int64_t sequences, int64_t tokens);
+
+typedef enum mf_recompute {
+    MF_RECOMPUTE_NONE,      /* all that backward needs is kept */
+    MF_RECOMPUTE_ATTENTION, /* attention's inside is computed again, a layer at a time */
+    MF_RECOMPUTE_BLOCK      /* only each block's input is kept */
+} mf_recompute;
+
+typedef struct mf_model_options {
+    mf_model_config config;
+    mf_dtype type;
+    mf_recompute recompute;
+    int64_t batch, tokens; /* sequences of a call; tokens of each, over all ranks */
+    uint64_t seed;
+    bool forward_only; /* no gradients, nothing kept for them */
+} mf_model_options;
+
+typedef struct mf_model mf_model;
+
+/* Everything of the model that this rank holds. Collective over the mesh; device and mesh must outlive it. */
+mf_status mf_model_create(const mf_model_options *options, const mf_layout *layout, const mf_mesh *mesh,
+                          mf_device *device, mf_model **out);
+/* Not collective; call it after a barrier or an error. Accepts NULL. */
+void mf_model_destroy(mf_model *model);
+/* As given to create; belongs to the model. */
+const mf_model_options *mf_model_options_get(const mf_model *model);
+/* Tokens of each sequence that this rank holds. */
+int64_t mf_model_rows(const mf_model *model);
+/* This rank's part of a sequence of `tokens` values: out: [rows]. */
+void mf_model_cut(const mf_model *model, const int32_t *sequence, int32_t *out);
+
+/* ids, labels: [batch, rows], this rank's tokens; a negative label is masked. *loss: this rank's sum over its
+ * unmasked tokens. Collective. */
+mf_status mf_model_loss(mf_model *model, const int32_t *ids, const int32_t *labels, double *loss);
+/* The same, and += the gradient of scale * loss, summed over ranks for cut parameters; for replicated ones
+ * (the norms) it is this rank's share. Collective. */
+mf_status mf_model_gradients(mf_model *model, const int32_t *ids, const int32_t *labels, float scale,
+                             double *loss);
+
+/* A named parameter, and the slice of it that this rank holds. The names are Hugging Face's. */
+typedef struct mf_param_view {
+    const char *name;
+    int64_t rows, cols; /* of the whole; rows 0: a vector of cols */
+    bool replicated;
+    int64_t first_row, slice_rows, first_col, slice_cols;
+    int64_t offset; /* where the slice lies, dense, in the weights and gradients it belongs to, in elements */
+} mf_param_view;
+int mf_model_params(const mf_model *model);
+mf_param_view mf_model_param(const mf_model *model, int index);
+
+/* This rank's flat arrays: cut parameters, and replicated ones (always f32). */
+typedef struct mf_model_state {
+    int64_t cut, replicated; /* elements */
+    mf_dtype type;
+    void *cut_weights; /* [cut] compute type */
+    float *cut_grads, *replicated_weights, *replicated_grads;
+} mf_model_state;
+mf_model_state mf_model_state_get(mf_model *model);
+/* The group over which cut parameters are cut and replicated gradients are summed. */
+mf_comm *mf_model_comm(const mf_model *model);
+
+/* Fills master: [cut] f32 and the replicated weights with their initial values, which depend on the seed, the
+ * name and the global index only. Deviation initializer_range; projections into the residual stream are
+ * divided by sqrt(2 * layers) (Radford et al. 2019, 2.3). */
+mf_status mf_model_init(mf_model *model, float *master);
+
+#endif

@@ -1,0 +1,96 @@
+/* status.c: the thread's last error, and injected faults. */
+#include "meshfold/base.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static _Thread_local mf_error last_error;
+static _Thread_local int thread_rank = -1;
+
+static const char *const status_names[] = {
+#define NAME(name, text) #name,
+    MF_STATUS_LIST(NAME)
+#undef NAME
+};
+static const char *const status_texts[] = {
+#define TEXT(name, text) text,
+    MF_STATUS_LIST(TEXT)
+#undef TEXT
+};
+
+const char *mf_status_name(mf_status status) { return status_names[status]; }
+const char *mf_status_text(mf_status status) { return status_texts[status]; }
+
+const mf_error *mf_error_last(void) { return &last_error; }
+
+mf_status mf_error_adopt(const mf_error *error) {
+    if (error != &last_error) last_error = *error;
+    return last_error.status;
+}
+
+void mf_rank_set(int rank) { thread_rank = rank; }
+int mf_rank_get(void) { return thread_rank; }
+
+mf_status mf_error_pass(const char *file, int line, mf_status status) {
+    mf_error *e = &last_error;
+    if (e->depth < MF_ERROR_TRACE) {
+        e->trace[e->depth].file = file;
+        e->trace[e->depth].line = line;
+        e->depth++;
+    }
+    return status;
+}
+
+mf_status mf_fail_at(const char *file, int line, mf_status status, const char *format, ...) {
+    last_error.status = status;
+    last_error.rank = thread_rank;
+    last_error.depth = 0;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(last_error.message, sizeof last_error.message, format, arguments);
+    va_end(arguments);
+    return mf_error_pass(file, line, status);
+}
+
+static atomic_llong fault_at[MF_FAULTS], fault_seen[MF_FAULTS];
+
+void mf_fault_arm(mf_fault fault, int64_t n) {
+    atomic_store(&fault_seen[fault], 0);
+    atomic_store(&fault_at[fault], n);
+}
+
+bool mf_fault_hit(mf_fault fault) {
+    long long at = atomic_load_explicit(&fault_at[fault], memory_order_relaxed);
+    return at > 0 && atomic_fetch_add(&fault_seen[fault], 1) + 1 == at;
+}
+
+bool mf_fault_fired(mf_fault fault) {
+    return atomic_load(&fault_at[fault]) > 0 &&
+           atomic_load(&fault_seen[fault]) >= atomic_load(&fault_at[fault]);
+}
+
+mf_status mf_host_alloc(size_t count, size_t size, void *out) {
+    void *pointer = mf_fault_hit(MF_FAULT_ALLOC) ? NULL : calloc(count ? count : 1, size ? size : 1);
+    memcpy(out, &pointer, sizeof pointer);
+    if (!pointer) return MF_FAIL(MF_ENOMEM, "no host memory for %zu x %zu bytes", count, size);
+    return MF_OK;
+}
+
+void mf_host_free(void *pointer) { free(pointer); }
+
+mf_status mf_host_strdup(const char *text, char **out) {
+    size_t length = strlen(text);
+    MF_TRY(mf_host_alloc(length + 1, 1, out));
+    memcpy(*out, text, length);
+    return MF_OK;
+}
+
+double mf_now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}

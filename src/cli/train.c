@@ -1,0 +1,277 @@
+/* train.c: `meshfold train`. */
+#include "cli/commands.h"
+#include "cli/flags.h"
+#include "cli/train_report.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct settings {
+    const char *model, *init, *mesh, *engine, *dtype, *recompute, *out;
+    mf_words data;
+    int64_t seq, batch, accumulate, steps, warmup, threads, seed, eval_every, eval_batches;
+    double lr, min_lr, beta1, beta2, eps, weight_decay, clip, comm_timeout;
+    bool no_borrow, force, json;
+} settings;
+
+enum { GROUPS = 5, FLAGS_MAX = 10 };
+
+typedef struct command {
+    settings s;
+    mf_flag table[GROUPS][FLAGS_MAX];
+    mf_flag_group groups[GROUPS];
+    mf_flags flags;
+    mf_text text;
+    mf_train_options options;
+    mf_train_report report;
+    json_t *resolved;
+    char *save_to;
+    bool started; /* all inputs were read */
+} command;
+
+static void add(command *c, int group, mf_flag flag) {
+    mf_flag_group *g = &c->groups[group];
+    c->table[group][g->count++] = flag;
+    g->flags = c->table[group];
+}
+
+#define INT(field, flag, value, min, max, text)                                                              \
+    (mf_flag) {                                                                                              \
+        .name = flag, .kind = MF_FLAG_INT, .target = &c->s.field, .fallback = value, .low = min,             \
+        .high = max, .about = text                                                                           \
+    }
+#define REAL(field, flag, value, min, max, text)                                                             \
+    (mf_flag) {                                                                                              \
+        .name = flag, .kind = MF_FLAG_REAL, .target = &c->s.field, .fallback = value, .low = min,            \
+        .high = max, .about = text                                                                           \
+    }
+#define SWITCH(field, flag, text)                                                                            \
+    (mf_flag) {                                                                                              \
+        .name = flag, .kind = MF_FLAG_SWITCH, .target = &c->s.field, .fallback = "false", .about = text      \
+    }
+
+static void add_inputs(command *c) {
+    c->groups[0].title = "Model and data";
+    add(c, 0,
+        (mf_flag){.name = "model",
+                  .kind = MF_FLAG_TEXT,
+                  .target = &c->s.model,
+                  .value_name = "PRESET|PATH",
+                  .about = "a preset (see below), a Hugging Face config.json or a folder that holds one"});
+    add(c, 0,
+        (mf_flag){.name = "init",
+                  .kind = MF_FLAG_TEXT,
+                  .target = &c->s.init,
+                  .value_name = "DIR",
+                  .about = "start from the weights in this Hugging Face model folder, and its config.json "
+                           "unless --model is given"});
+    add(c, 0,
+        (mf_flag){.name = "data",
+                  .kind = MF_FLAG_LIST,
+                  .target = &c->s.data,
+                  .value_name = "PATH",
+                  .required = true,
+                  .about = "text files and folders; the last tenth is held out"});
+    add(c, 0, INT(seq, "seq", "256", 1, 1 << 28, "tokens (bytes) of a sequence"));
+    add(c, 0,
+        INT(seed, "seed", "1", 0, 9007199254740992.0, "of initial weights and of the draws from the text"));
+}
+
+static void add_layout(command *c) {
+    c->groups[1].title = "Layout";
+    add(c, 1,
+        (mf_flag){.name = "mesh",
+                  .kind = MF_FLAG_TEXT,
+                  .target = &c->s.mesh,
+                  .fallback = "single",
+                  .value_name = "AXIS=N",
+                  .about = "single, or tsp=N: each of N ranks keeps 1/N of the weights and of "
+                           "the tokens"});
+    add(c, 1,
+        (mf_flag){.name = "engine",
+                  .kind = MF_FLAG_CHOICE,
+                  .target = &c->s.engine,
+                  .fallback = "auto",
+                  .choices = "auto|local|mpi",
+                  .about = "ranks as threads, or as processes that mpiexec started; "
+                           "auto: mpi under mpiexec"});
+    add(c, 1,
+        INT(threads, "threads", NULL, 1, 4096, "per rank (default: the cores divided by the ranks here)"));
+    add(c, 1,
+        SWITCH(no_borrow, "no-borrow",
+               "send weights, keys and gradients even where they could be read in place"));
+    add(c, 1, REAL(comm_timeout, "comm-timeout", "300", 0.01, 1e9, "seconds that a collective may wait"));
+}
+
+static void add_step(command *c) {
+    c->groups[2].title = "Step";
+    add(c, 2, INT(steps, "steps", "200", 1, 1 << 30, "optimizer steps"));
+    add(c, 2, INT(batch, "batch", "1", 1, 1 << 20, "sequences of a micro-batch"));
+    add(c, 2, INT(accumulate, "accumulate", "1", 1, 1 << 20, "micro-batches of a step"));
+    add(c, 2,
+        (mf_flag){.name = "dtype",
+                  .kind = MF_FLAG_CHOICE,
+                  .target = &c->s.dtype,
+                  .fallback = "f32",
+                  .choices = "f32|bf16",
+                  .about = "of weights and activations in the products; sums, masters, "
+                           "gradients and norms are f32"});
+    add(c, 2,
+        (mf_flag){.name = "recompute",
+                  .kind = MF_FLAG_CHOICE,
+                  .target = &c->s.recompute,
+                  .fallback = "none",
+                  .choices = "none|attention|block",
+                  .about = "what backward computes again instead of keeping it"});
+}
+
+static void add_optimizer(command *c) {
+    c->groups[3].title = "Optimizer (AdamW)";
+    add(c, 3, REAL(lr, "lr", "1e-3", 0, 1e6, "learning rate after warm-up"));
+    add(c, 3,
+        INT(warmup, "warmup", NULL, 0, 1 << 30,
+            "steps of linear warm-up (default: a twentieth of the steps)"));
+    add(c, 3, REAL(min_lr, "min-lr", NULL, 0, 1e6, "where the cosine ends (default: a tenth of --lr)"));
+    add(c, 3, REAL(beta1, "beta1", "0.9", 0, 0.999999, "decay of the first moment"));
+    add(c, 3, REAL(beta2, "beta2", "0.95", 0, 0.999999, "decay of the second moment"));
+    add(c, 3, REAL(eps, "eps", "1e-8", 1e-30, 1, "added to the root of the second moment"));
+    add(c, 3, REAL(weight_decay, "weight-decay", "0.1", 0, 1e3, "of all weights but the norms"));
+    add(c, 3, REAL(clip, "clip", "1", 0, 1e9, "largest global gradient norm; 0: no clipping"));
+}
+
+static void add_outputs(command *c) {
+    c->groups[4].title = "Output";
+    add(c, 4,
+        INT(eval_every, "eval-every", "0", 0, 1 << 30, "steps between evaluations; 0: at the end only"));
+    add(c, 4,
+        INT(eval_batches, "eval-batches", "200", 0, 1 << 30, "of the held-out text, at most; 0: all of it"));
+    add(c, 4,
+        (mf_flag){.name = "out",
+                  .kind = MF_FLAG_TEXT,
+                  .target = &c->s.out,
+                  .value_name = "DIR",
+                  .about = "folder for resolved.json, metrics.jsonl, summary.json and model/"});
+    add(c, 4, SWITCH(force, "force", "write over a folder that is there"));
+    add(c, 4, SWITCH(json, "json", "a JSON object a step and the summary instead of text"));
+}
+
+static void describe(command *c) {
+    add_inputs(c);
+    add_layout(c);
+    add_step(c);
+    add_optimizer(c);
+    add_outputs(c);
+    c->flags = (mf_flags){.command = "meshfold train",
+                          .usage = "--model PRESET|PATH --data PATH... [flags]",
+                          .about = "Trains a Llama on text, cut over ranks as --mesh says.",
+                          .groups = c->groups,
+                          .group_count = GROUPS};
+    c->s.threads = c->s.warmup = -1;
+    c->s.min_lr = -1;
+}
+
+static void help(command *c) {
+    const char *name, *about;
+    mf_flags_help(&c->flags, stdout);
+    printf("\nPresets:\n");
+    for (int i = 0; mf_config_preset_at(i, &name, &about); i++) printf("  %-14s %s\n", name, about);
+}
+
+static mf_status find_model(command *c) {
+    if (!c->s.model && !c->s.init)
+        return MF_FAIL(MF_EINVAL, "--model is needed: a preset, a config.json or a folder (or --init DIR)");
+    return mf_config_find(c->s.model ? c->s.model : c->s.init, &c->options.model.config);
+}
+
+/* Defaults that depend on other settings; they are written to resolved.json like the rest. */
+static void fill_defaults(command *c) {
+    settings *s = &c->s;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (s->threads < 0) s->threads = mf_max(1, cores / mf_mesh_ranks(&c->options.mesh));
+    if (s->warmup < 0) s->warmup = s->steps / 20;
+    if (s->min_lr < 0) s->min_lr = s->lr / 10;
+}
+
+static mf_recompute recompute_of(const char *word) {
+    if (strcmp(word, "attention") == 0) return MF_RECOMPUTE_ATTENTION;
+    return strcmp(word, "block") == 0 ? MF_RECOMPUTE_BLOCK : MF_RECOMPUTE_NONE;
+}
+
+static void fill_options(command *c) {
+    const settings *s = &c->s;
+    mf_train_options *o = &c->options;
+    o->model.type = strcmp(s->dtype, "bf16") == 0 ? MF_BF16 : MF_F32;
+    o->model.recompute = recompute_of(s->recompute);
+    o->model.batch = s->batch;
+    o->model.tokens = s->seq;
+    o->model.seed = (uint64_t)s->seed;
+    o->adam = (mf_adam_options){.lr = (float)s->lr,
+                                .min_lr = (float)s->min_lr,
+                                .beta1 = (float)s->beta1,
+                                .beta2 = (float)s->beta2,
+                                .eps = (float)s->eps,
+                                .weight_decay = (float)s->weight_decay,
+                                .clip = (float)s->clip,
+                                .warmup = s->warmup,
+                                .steps = s->steps};
+    o->accumulate = s->accumulate;
+    o->eval_every = s->eval_every;
+    o->eval_batches = s->eval_batches;
+    o->threads = (int)s->threads;
+    o->init_from = s->init;
+    o->save_to = c->save_to;
+    c->report = (mf_train_report){
+        .json = s->json, .folder = s->out, .recompute = s->recompute, .dtype = s->dtype, .options = o};
+}
+
+static mf_status prepare(command *c) {
+    MF_TRY(mf_mesh_parse(c->s.mesh, &c->options.mesh));
+    MF_TRY(find_model(c));
+    fill_defaults(c);
+    MF_TRY(mf_flags_resolved(&c->flags, &c->resolved));
+    if (c->s.out) MF_TRY(mf_format(&c->save_to, "%s/model", c->s.out));
+    fill_options(c);
+    MF_TRY(mf_train_check(&c->options));
+    MF_TRY(mf_text_load(c->s.data.items, c->s.data.count, &c->text));
+    return mf_dataset_make(&c->text, c->s.seq, &c->options.data);
+}
+
+static mf_status body(mf_world *world, void *argument) {
+    command *c = argument;
+    mf_train_observer observer = mf_report_observer(&c->report);
+    if (mf_world_rank(world) == 0) MF_TRY(mf_report_open(&c->report, c->s.force, c->resolved));
+    return mf_train(world, &c->options, &observer);
+}
+
+static mf_status launch(command *c) {
+    bool mpi = strcmp(c->s.engine, "mpi") == 0 || (strcmp(c->s.engine, "auto") == 0 && mf_launched_by_mpi());
+    mf_launch_options options = {.engine = mpi ? "mpi" : "local",
+                                 .ranks = mf_mesh_ranks(&c->options.mesh),
+                                 .timeout_s = c->s.comm_timeout,
+                                 .no_borrow = c->s.no_borrow};
+    return mf_launch(&options, body, c);
+}
+
+static void free_all(command *c) {
+    mf_report_close(&c->report);
+    json_decref(c->resolved);
+    mf_host_free(c->save_to);
+    mf_text_free(&c->text);
+    mf_flags_free(&c->flags);
+}
+
+int mf_command_train(int argc, char **argv) {
+    command c = {0};
+    describe(&c);
+    mf_status status = mf_flags_parse(&c.flags, argc, argv);
+    if (!status && c.flags.help) {
+        help(&c);
+    } else if (!status) {
+        status = prepare(&c);
+        if (!status) status = launch(&c);
+    }
+    int code = status ? mf_report_error(status) : 0;
+    free_all(&c);
+    return code;
+}

@@ -1,0 +1,280 @@
+/* train_report.c: see train_report.h. */
+#include "cli/train_report.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const char *text_bytes(double bytes, char out[32]) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    int unit = 0;
+    for (; bytes >= 1024 && unit < 4; unit++) bytes /= 1024;
+    snprintf(out, 32, unit ? "%.1f %s" : "%.0f %s", bytes, units[unit]);
+    return out;
+}
+
+static const char *text_rate(double rate, char out[32]) {
+    if (rate >= 1e6)
+        snprintf(out, 32, "%.2fM", rate / 1e6);
+    else if (rate >= 1e4)
+        snprintf(out, 32, "%.1fk", rate / 1e3);
+    else
+        snprintf(out, 32, "%.0f", rate);
+    return out;
+}
+
+static const char *text_time(double seconds, char out[32]) {
+    long s = (long)(seconds + 0.5);
+    if (s >= 3600)
+        snprintf(out, 32, "%ldh%02ldm", s / 3600, s / 60 % 60);
+    else
+        snprintf(out, 32, "%ldm%02lds", s / 60, s % 60);
+    return out;
+}
+
+static bool holds_something(const char *folder) {
+    DIR *dir = opendir(folder);
+    bool found = false;
+    for (struct dirent *entry; dir && !found && (entry = readdir(dir));)
+        found = strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+    if (dir) closedir(dir);
+    return found;
+}
+
+static mf_status check_folder(const char *folder, bool force) {
+    struct stat found;
+    if (stat(folder, &found) != 0) return MF_OK;
+    if (!S_ISDIR(found.st_mode)) return MF_FAIL(MF_EINVAL, "--out %s: is a file, not a folder", folder);
+    if (!force && holds_something(folder))
+        return MF_FAIL(
+            MF_EINVAL,
+            "--out %s: exists and is not empty; name another folder, or give --force to write over it",
+            folder);
+    return MF_OK;
+}
+
+/* Writes `value` to folder/name. */
+static mf_status write_json(const char *folder, const char *name, const json_t *value) {
+    mf_status status = MF_OK;
+    char *path = NULL, *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    if (!text) return MF_FAIL(MF_ENOMEM, "no memory for %s", name);
+    MF_GO(mf_format(&path, "%s/%s", folder, name));
+    MF_GO(mf_file_write(path, text, strlen(text)));
+fail:
+    mf_host_free(path);
+    free(text);
+    return status;
+}
+
+mf_status mf_report_open(mf_train_report *r, bool force, const json_t *resolved) {
+    mf_status status = MF_OK;
+    char *path = NULL, *model = NULL;
+    if (!r->folder) return MF_OK;
+    MF_TRY(check_folder(r->folder, force));
+    MF_GO(mf_format(&model, "%s/model", r->folder));
+    MF_GO(mf_format(&path, "%s/metrics.jsonl", r->folder));
+    MF_GO(mf_folder_make(model));
+    MF_GO(write_json(r->folder, "resolved.json", resolved));
+    r->metrics = fopen(path, "w");
+    if (!r->metrics) MF_GO(MF_FAIL(MF_EIO, "%s: %s", path, strerror(errno)));
+fail:
+    mf_host_free(model);
+    mf_host_free(path);
+    return status;
+}
+
+void mf_report_close(mf_train_report *r) {
+    if (r->metrics) fclose(r->metrics);
+    r->metrics = NULL;
+}
+
+/* One JSON line to metrics.jsonl, and to the terminal where JSON was asked for. Takes `line`. */
+static mf_status put(mf_train_report *r, json_t *line) {
+    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(line);
+    if (!text) return MF_FAIL(MF_ENOMEM, "no memory for a line of metrics");
+    bool written = true;
+    if (r->metrics) written = fprintf(r->metrics, "%s\n", text) > 0 && fflush(r->metrics) == 0;
+    if (r->json) printf("%s\n", text);
+    free(text);
+    fflush(stdout);
+    return written ? MF_OK : MF_FAIL(MF_EIO, "%s/metrics.jsonl: %s", r->folder, strerror(errno));
+}
+
+static mf_status started(void *context, const mf_train_options *o, double peak_flops) {
+    mf_train_report *r = context;
+    char params[32];
+    r->options = o;
+    if (r->json) return MF_OK;
+    printf("model      %s parameters: %lld layers, hidden %lld, %lld heads, %lld key heads, ffn %lld, "
+           "vocabulary %lld\n",
+           text_rate((double)mf_config_params(&o->model.config), params), (long long)o->model.config.layers,
+           (long long)o->model.config.hidden, (long long)o->model.config.heads,
+           (long long)o->model.config.kv_heads, (long long)o->model.config.ffn,
+           (long long)o->model.config.vocab);
+    printf("mesh       ");
+    if (o->mesh.axes == 0) printf("single");
+    for (int i = 0; i < o->mesh.axes; i++)
+        printf("%s%s=%d", i ? "," : "", o->mesh.axis[i].name, o->mesh.axis[i].size);
+    printf(", %d thread%s a rank, %s, recompute %s; matrix peak %.1f GFLOP/s\n", o->threads,
+           o->threads == 1 ? "" : "s", r->dtype, r->recompute, peak_flops / 1e9);
+    printf("step       %lld sequences of %lld tokens; text of %lld bytes, the last %lld held out\n",
+           (long long)(o->model.batch * o->accumulate), (long long)o->model.tokens, (long long)o->data.total,
+           (long long)(o->data.total - o->data.train));
+    fflush(stdout);
+    return MF_OK;
+}
+
+static void print_step(const mf_step_metrics *m) {
+    char rate[32], peak[32], left[32];
+    int width = snprintf(NULL, 0, "%lld", (long long)m->steps);
+    printf("step %*lld/%lld  loss %.4f  grad %.3f  lr %.2e  %s tokens/s  %.0f%% of peak  %s  %s left", width,
+           (long long)m->step, (long long)m->steps, m->loss, m->grad_norm, m->lr,
+           text_rate(m->tokens_per_s, rate), 100 * m->flops_share, text_bytes((double)m->peak_bytes, peak),
+           text_time(m->left_s, left));
+    if (m->skipped) printf("  %lld skipped", (long long)m->skipped);
+    printf("\n");
+}
+
+/* JSON has no word for a value that is not finite: null stands for it. */
+static json_t *real(double value) { return value - value == 0.0 ? json_real(value) : json_null(); }
+
+static mf_status stepped(void *context, const mf_step_metrics *m) {
+    mf_train_report *r = context;
+    if (!r->json) print_step(m);
+    return put(r, json_pack("{s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:I, s:I}", "step", (json_int_t)m->step,
+                            "loss", real(m->loss), "grad_norm", real(m->grad_norm), "lr", m->lr, "tokens",
+                            (json_int_t)m->tokens, "step_s", m->step_s, "tokens_per_s", m->tokens_per_s,
+                            "peak_bytes", (json_int_t)m->peak_bytes, "skipped", (json_int_t)m->skipped));
+}
+
+static mf_status evaluated(void *context, int64_t step, double loss) {
+    mf_train_report *r = context;
+    if (!r->json) printf("eval after step %lld: held-out loss %.4f\n", (long long)step, loss);
+    return put(r, json_pack("{s:I, s:o}", "step", (json_int_t)step, "eval_loss", real(loss)));
+}
+
+static json_t *json_memory(const mf_memory_stats *stats) {
+    json_t *out = json_pack("{s:I}", "total", (json_int_t)stats->peak_total);
+    for (int i = 0; i < MF_CATEGORIES; i++)
+        json_object_set_new(out, mf_category_name((mf_category)i), json_integer(stats->peak[i]));
+    return out;
+}
+
+static json_t *json_comm(const mf_rank_report *rank) {
+    json_t *out = json_array();
+    for (int g = 0; g < rank->groups; g++) {
+        for (int i = 0; i < MF_COMM_OPS; i++) {
+            const mf_comm_stat *s = &rank->group[g].stat[i];
+            if (s->calls == 0 && s->borrowed_bytes == 0) continue;
+            json_array_append_new(out, json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f}", "axis",
+                                                 rank->group[g].axis, "op", s->op, "calls",
+                                                 (json_int_t)s->calls, "bytes", (json_int_t)s->bytes,
+                                                 "borrowed_bytes", (json_int_t)s->borrowed_bytes, "exposed_s",
+                                                 s->exposed_s, "total_s", s->total_s));
+        }
+    }
+    return out;
+}
+
+static json_t *json_rank(const mf_train_report *r, const mf_rank_report *rank) {
+    const mf_mesh_spec *mesh = &r->options->mesh;
+    json_t *coords = json_object(), *at_peak = json_object();
+    for (int i = 0; i < mesh->axes; i++)
+        json_object_set_new(coords, mesh->axis[i].name, json_integer(rank->coords[i]));
+    for (int i = 0; i < MF_CATEGORIES; i++)
+        json_object_set_new(at_peak, mf_category_name((mf_category)i), json_integer(rank->memory.at_peak[i]));
+    return json_pack("{s:i, s:o, s:I, s:o, s:o, s:I, s:o}", "rank", rank->rank, "coords", coords, "tokens",
+                     (json_int_t)rank->tokens, "peak_bytes", json_memory(&rank->memory), "at_peak_bytes",
+                     at_peak, "rss_peak_bytes", (json_int_t)rank->rss_peak_bytes, "comm", json_comm(rank));
+}
+
+static json_t *json_summary(const mf_train_report *r, const mf_train_summary *s) {
+    const mf_train_options *o = r->options;
+    json_t *mesh = json_object(), *ranks = json_array();
+    for (int i = 0; i < o->mesh.axes; i++)
+        json_object_set_new(mesh, o->mesh.axis[i].name, json_integer(o->mesh.axis[i].size));
+    for (int i = 0; i < s->ranks; i++) json_array_append_new(ranks, json_rank(r, &s->rank[i]));
+    json_t *loss = json_pack("{s:o, s:o, s:o}", "first", real(s->loss_first), "last", real(s->loss_last),
+                             "eval", real(s->loss_eval));
+    json_t *times = json_pack("{s:f, s:f}", "median", s->step_s_median, "min", s->step_s_min);
+    return json_pack(
+        "{s:o, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f, s:f, s:o}",
+        "mesh", mesh, "engine", s->engine, "device", s->device, "dtype", r->dtype, "recompute", r->recompute,
+        "seq", (json_int_t)o->model.tokens, "batch", (json_int_t)o->model.batch, "accumulate",
+        (json_int_t)o->accumulate, "threads", (json_int_t)o->threads, "steps", (json_int_t)s->steps,
+        "skipped", (json_int_t)s->skipped, "params", (json_int_t)s->params, "loss", loss, "step_s", times,
+        "tokens_per_s", s->tokens_per_s, "flops_per_step", s->flops_per_step, "peak_flops", s->peak_flops,
+        "flops_share_of_peak", s->flops_share, "ranks", ranks);
+}
+
+static void print_memory(const mf_train_summary *s) {
+    printf("\npeak memory by category\n  rank %12s", "total");
+    for (int i = 0; i < MF_CATEGORIES; i++) printf(" %12s", mf_category_name((mf_category)i));
+    printf("\n");
+    for (int rank = 0; rank < s->ranks; rank++) {
+        const mf_memory_stats *stats = &s->rank[rank].memory;
+        char text[32];
+        printf("  %4d %12s", rank, text_bytes((double)stats->peak_total, text));
+        for (int i = 0; i < MF_CATEGORIES; i++) printf(" %12s", text_bytes((double)stats->peak[i], text));
+        printf("\n");
+    }
+    int64_t accounted = 0;
+    for (int rank = 0; rank < s->ranks; rank++) accounted += s->rank[rank].memory.peak_total;
+    char a[32], b[32];
+    bool one_process = strcmp(s->engine, "local") == 0;
+    printf("  %s accounted %s, peak resident size of the process %s\n", one_process ? "all ranks" : "rank 0",
+           text_bytes((double)(one_process ? accounted : s->rank[0].memory.peak_total), a),
+           text_bytes((double)s->rank[0].rss_peak_bytes, b));
+}
+
+static void print_comm(const mf_train_summary *s) {
+    printf("\nbytes moved in a step, by rank\n  rank %-6s %-10s %8s %12s %12s %10s\n", "axis", "op", "calls",
+           "sent", "borrowed", "exposed");
+    for (int rank = 0; rank < s->ranks; rank++) {
+        const mf_rank_report *r = &s->rank[rank];
+        for (int g = 0; g < r->groups; g++) {
+            for (int i = 0; i < MF_COMM_OPS; i++) {
+                const mf_comm_stat *c = &r->group[g].stat[i];
+                char sent[32], borrowed[32];
+                if (c->bytes == 0 && c->borrowed_bytes == 0) continue;
+                printf("  %4d %-6s %-10s %8lld %12s %12s %8.1fms\n", rank, r->group[g].axis, c->op,
+                       (long long)c->calls, text_bytes((double)c->bytes, sent),
+                       text_bytes((double)c->borrowed_bytes, borrowed), 1e3 * c->exposed_s);
+            }
+        }
+    }
+}
+
+static mf_status finished(void *context, const mf_train_summary *s) {
+    mf_status status = MF_OK;
+    mf_train_report *r = context;
+    json_t *summary = json_summary(r, s);
+    char rate[32];
+    if (!summary) return MF_FAIL(MF_ENOMEM, "no memory for the summary");
+    if (r->json) {
+        json_dumpf(summary, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        printf("\n");
+    } else {
+        print_memory(s);
+        if (s->ranks > 1) print_comm(s);
+        printf("\nloss %.4f -> %.4f, held out %.4f; %s tokens/s, %.0f%% of peak", s->loss_first, s->loss_last,
+               s->loss_eval, text_rate(s->tokens_per_s, rate), 100 * s->flops_share);
+        if (s->skipped) printf("; %lld steps skipped", (long long)s->skipped);
+        printf("\n");
+        if (r->folder) printf("wrote %s (model in %s/model)\n", r->folder, r->folder);
+    }
+    if (r->folder) MF_GO(write_json(r->folder, "summary.json", summary));
+fail:
+    json_decref(summary);
+    return status;
+}
+
+mf_train_observer mf_report_observer(mf_train_report *report) {
+    return (mf_train_observer){.context = report,
+                               .started = started,
+                               .stepped = stepped,
+                               .evaluated = evaluated,
+                               .finished = finished};
+}

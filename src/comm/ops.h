@@ -1,0 +1,120 @@
+/* ops.h: the table that an engine fills in. comm.c checks the arguments, counts and runs requests, then calls
+ * through it; world.c launches and keeps the first error; agree.c compares what the members of a group
+ * called. */
+#ifndef MF_COMM_OPS_H
+#define MF_COMM_OPS_H
+
+#include "meshfold/comm.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* Blocking operations and requests have a lane each, so that neither waits for the other. */
+enum { MF_LANE_MAIN, MF_LANE_REQUESTS, MF_LANES };
+/* Collective calls that have no counters of their own. */
+enum { MF_OP_SHARED = MF_COMM_OPS, MF_OP_CREATE, MF_OP_KINDS };
+
+/* What members compare before data moves. Plain values: it travels as bytes. */
+typedef struct mf_header {
+    uint64_t sequence; /* how many operations this lane of the group has had, this one included */
+    int32_t op, root;
+    int32_t element_bytes; /* 1: bytes, 4: f32, 8: f64 */
+    int32_t failed;        /* this member could not do its part (shared memory) */
+    int64_t count;         /* elements, the same everywhere */
+    uint64_t layout;       /* allgather: a hash of the offsets */
+    uint64_t send_bytes, recv_bytes;
+} mf_header;
+
+typedef struct mf_transfer {
+    mf_header header;
+    const void *send; /* [header.send_bytes] */
+    void *recv;       /* [header.recv_bytes] */
+    const size_t *offsets;
+} mf_transfer;
+
+/* The first error among the ranks of this process. Once it is set every operation returns it. */
+typedef struct mf_failure {
+    pthread_mutex_t lock;
+    atomic_bool set;
+    mf_error error;
+} mf_failure;
+
+/* Every member is needed unless it says otherwise. None sees a group of one: comm.c serves that itself. */
+typedef struct mf_engine {
+    const char *name;
+    bool reduces_in_place; /* where the group borrows, a reduce reads its terms where they lie */
+    mf_status (*launch)(const mf_launch_options *options, mf_rank_body body, void *argument);
+    void (*wake)(mf_world *world);    /* optional: an error was set; wake whoever waits */
+    void (*abort_peers)(int code);    /* optional: see mf_abort_peers */
+    mf_status (*open)(mf_comm *comm); /* makes comm->state and sets comm->borrows */
+    void (*close)(mf_comm *comm);     /* accepts a state that open left unfinished */
+    mf_status (*transfer)(mf_comm *comm, int lane, const mf_transfer *transfer);
+    /* Fills out->own, out->peer (size entries, made by the caller) and out->handle. ready is MF_OK or the
+     * error that this member already has; then it only tells the others. Called where comm->borrows. */
+    mf_status (*shared_alloc)(mf_comm *comm, const mf_header *header, mf_status ready, mf_shared *out);
+    void (*shared_free)(mf_comm *comm, mf_shared *shared);
+    mf_status (*signal)(mf_comm *comm, int slot, uint64_t value);
+    mf_status (*await)(mf_comm *comm, int peer, int slot, uint64_t value);
+} mf_engine;
+
+extern const mf_engine mf_engine_local, mf_engine_mpi;
+
+struct mf_world {
+    const mf_engine *engine;
+    int rank, size;
+    double timeout_s;
+    bool no_borrow;
+    mf_failure *failure;
+    mf_comm *comms; /* this rank's groups: when it fails, their requests must end before it returns */
+    void *state;    /* the engine's */
+};
+
+typedef struct mf_slot mf_slot; /* one outstanding request */
+
+/* Used by its rank's thread only; requests read what does not change. */
+struct mf_comm {
+    mf_world *world;
+    mf_comm *next; /* in world->comms */
+    char *axis;
+    int rank, size;
+    int *ranks; /* [size] world ranks */
+    bool borrows;
+    uint64_t sequence[MF_LANES];
+    mf_comm_stat stats[MF_COMM_OPS];
+    mf_worker *worker; /* made at the first request, like the two below */
+    mf_slot *slots;
+    size_t *slot_offsets;
+    void *state; /* the engine's */
+};
+
+const char *mf_op_name(int op);
+
+mf_status mf_failure_init(mf_failure *failure);
+void mf_failure_destroy(mf_failure *failure);
+static inline bool mf_world_failed(const mf_world *world) {
+    return atomic_load(&world->failure->set);
+}
+/* Sets the calling thread's last error as the world's, unless there is one; adopts the world's; returns its
+ * status. */
+mf_status mf_world_fail(mf_world *world);
+/* A rank's body ended with `status`: an error is handed to the others, its whole trace kept. */
+void mf_world_end(mf_world *world, mf_status status);
+
+/* MF_OK when headers (one a member) name the same operation; else MF_ECOMM names two members that differ. */
+mf_status mf_agree(const mf_comm *comm, const mf_header *headers);
+/* MF_ETIMEOUT: this rank waited in vain for the members that `missing` (or NULL) returns true for. */
+mf_status mf_late(const mf_comm *comm, const mf_header *header,
+                  bool (*missing)(const void *context, int member), const void *context);
+mf_status mf_late_signal(const mf_comm *comm, int peer, int slot, uint64_t value, uint64_t reached);
+
+/* total += term, n elements. */
+void mf_sum_add(void *total, const void *term, int64_t n, int element_bytes);
+
+/* Ends the other ranks' processes, so that a rank whose mf_launch failed can print its error first. Under mpi
+ * it ends this process too, with exit status `code`; elsewhere it does nothing. */
+void mf_abort_peers(int code);
+/* Gives a request up because this rank has failed: hands the thread's last error to all ranks and waits until
+ * the transfer has let go of its buffers. For `fail:` labels; accepts a request that is not outstanding. */
+void mf_abandon(mf_comm *comm, mf_request *request);
+
+#endif

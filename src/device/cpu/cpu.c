@@ -1,0 +1,49 @@
+/* cpu.c: the CPU's operations table. */
+#include "device/cpu/cpu.h"
+
+static mf_status cpu_open(mf_device *device) {
+    mf_cpu *cpu = NULL;
+    MF_TRY(mf_host_alloc(1, sizeof *cpu, &cpu));
+    device->state = cpu;
+    MF_TRY(mf_cpu_gemms_create(device, &cpu->gemms));
+    MF_TRY(mf_cpu_attention_create(device, &cpu->attention));
+    return MF_OK;
+}
+
+static void cpu_close(mf_device *device) {
+    mf_cpu *cpu = mf_cpu_of(device);
+    if (!cpu) return;
+    mf_cpu_attention_destroy(cpu->attention);
+    mf_cpu_gemms_destroy(cpu->gemms);
+    mf_host_free(cpu);
+}
+
+const mf_device_ops mf_device_cpu = {
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .gemm = mf_cpu_gemm,
+    .attention_forward = mf_cpu_attention_forward,
+    .attention_backward = mf_cpu_attention_backward,
+    .attention_delta = mf_cpu_attention_delta,
+    .rmsnorm_forward = mf_cpu_rmsnorm_forward,
+    .rmsnorm_backward = mf_cpu_rmsnorm_backward,
+    .rope = mf_cpu_rope,
+    .rope_table = mf_cpu_rope_table,
+    .swiglu_forward = mf_cpu_swiglu_forward,
+    .swiglu_backward = mf_cpu_swiglu_backward,
+    .embed_forward = mf_cpu_embed_forward,
+    .embed_backward = mf_cpu_embed_backward,
+    .xent_begin = mf_cpu_xent_begin,
+    .xent_update = mf_cpu_xent_update,
+    .xent_grad = mf_cpu_xent_grad,
+    .xent_loss = mf_cpu_xent_loss,
+    .adamw = mf_cpu_adamw,
+    .sum_squares = mf_cpu_sum_squares,
+    .cast = mf_cpu_cast,
+    .add = mf_cpu_add,
+    .accumulate = mf_cpu_accumulate,
+    .fill_normal = mf_cpu_fill_normal,
+    .zero = mf_cpu_zero,
+    .copy_rows = mf_cpu_copy_rows,
+};

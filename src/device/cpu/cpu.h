@@ -1,0 +1,59 @@
+/* cpu.h: what the CPU's operation files share. */
+#ifndef MF_DEVICE_CPU_H
+#define MF_DEVICE_CPU_H
+
+#include "device/ops.h"
+
+/* gemm.c: a cache of oneDNN matmul primitives, one a shape. */
+typedef struct mf_cpu_gemms mf_cpu_gemms;
+mf_status mf_cpu_gemms_create(mf_device *device, mf_cpu_gemms **out);
+void mf_cpu_gemms_destroy(mf_cpu_gemms *gemms);
+
+/* attention.c: tiles and their workspace, kept between calls. */
+typedef struct mf_cpu_attention mf_cpu_attention;
+mf_status mf_cpu_attention_create(mf_device *device, mf_cpu_attention **out);
+void mf_cpu_attention_destroy(mf_cpu_attention *attention);
+
+typedef struct mf_cpu {
+    mf_cpu_gemms *gemms;
+    mf_cpu_attention *attention;
+} mf_cpu;
+
+static inline mf_cpu *mf_cpu_of(mf_device *device) { return device->state; }
+
+mf_status mf_cpu_gemm(mf_device *device, const mf_gemm_args *args);
+mf_status mf_cpu_attention_forward(mf_device *device, const mf_attention_args *args);
+mf_status mf_cpu_attention_backward(mf_device *device, const mf_attention_args *args);
+mf_status mf_cpu_attention_delta(mf_device *device, const mf_attention_args *args, float *delta);
+mf_status mf_cpu_rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type,
+                                 const void *x, const float *weight, void *y);
+mf_status mf_cpu_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args);
+mf_status mf_cpu_rope(mf_device *device, const mf_rope_args *args);
+mf_status mf_cpu_rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
+                            float *cos_sin);
+mf_status mf_cpu_swiglu_forward(mf_device *device, const mf_swiglu_args *args);
+mf_status mf_cpu_swiglu_backward(mf_device *device, const mf_swiglu_args *args);
+mf_status mf_cpu_embed_forward(mf_device *device, const mf_embed_args *args);
+mf_status mf_cpu_embed_backward(mf_device *device, const mf_embed_args *args);
+mf_status mf_cpu_xent_begin(mf_device *device, const mf_xent_args *args);
+mf_status mf_cpu_xent_update(mf_device *device, const mf_xent_args *args);
+mf_status mf_cpu_xent_grad(mf_device *device, const mf_xent_args *args);
+mf_status mf_cpu_xent_loss(mf_device *device, const mf_xent_args *args, double *loss);
+mf_status mf_cpu_adamw(mf_device *device, const mf_adamw_args *args);
+mf_status mf_cpu_sum_squares(mf_device *device, int64_t n, const float *x, double *sum);
+mf_status mf_cpu_cast(mf_device *device, const mf_cast_args *args);
+mf_status mf_cpu_add(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
+                     void *out);
+mf_status mf_cpu_accumulate(mf_device *device, int64_t rows, int64_t width, const float *in, int64_t in_ld,
+                            float *out, int64_t out_ld);
+mf_status mf_cpu_fill_normal(mf_device *device, const mf_normal_args *args);
+mf_status mf_cpu_zero(mf_device *device, void *data, size_t bytes);
+mf_status mf_cpu_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
+                           const void *in, size_t in_ld);
+
+/* A row of either type as f32 and back: scratch is used only for bf16. */
+static inline float mf_cpu_load(const void *data, mf_dtype type, int64_t i) {
+    return type == MF_F32 ? ((const float *)data)[i] : mf_f32_from_bf16(((const uint16_t *)data)[i]);
+}
+
+#endif

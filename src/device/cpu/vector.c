@@ -1,0 +1,147 @@
+/* vector.c: operations on runs of values: AdamW, sums, casts, copies. */
+#include "device/cpu/cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { BLOCK = 16384 };
+
+static void adamw_block(const mf_adamw_args *a, int64_t begin, int64_t end) {
+    const float *grad = a->grad;
+    float *p = a->master, *m = a->moment1, *v = a->moment2;
+    float unbias1 = 1.0f / (1.0f - (float)pow((double)a->beta1, (double)a->step));
+    float unbias2 = 1.0f / (1.0f - (float)pow((double)a->beta2, (double)a->step));
+    float b1 = a->beta1, b2 = a->beta2, decay = 1.0f - a->lr * a->weight_decay, lr = a->lr, eps = a->eps,
+          scale = a->grad_scale;
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        float g = grad[i] * scale;
+        m[i] = b1 * m[i] + (1.0f - b1) * g;
+        v[i] = b2 * v[i] + (1.0f - b2) * g * g;
+        p[i] = p[i] * decay - lr * (m[i] * unbias1) / (sqrtf(v[i] * unbias2) + eps);
+    }
+    if (a->type == MF_BF16) {
+        uint16_t *w = a->weights;
+        for (int64_t i = begin; i < end; i++) w[i] = mf_bf16_from_f32(p[i]);
+    } else if (a->weights && a->weights != a->master) {
+        memcpy((float *)a->weights + begin, p + begin, (size_t)(end - begin) * sizeof(float));
+    }
+}
+
+mf_status mf_cpu_adamw(mf_device *device, const mf_adamw_args *a) {
+#pragma omp parallel for num_threads(device->threads)
+    for (int64_t begin = 0; begin < a->n; begin += BLOCK) adamw_block(a, begin, mf_min(begin + BLOCK, a->n));
+    return MF_OK;
+}
+
+static double block_squares(const float *x, int64_t n) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+    return sum;
+}
+
+mf_status mf_cpu_sum_squares(mf_device *device, int64_t n, const float *x, double *sum) {
+    enum { AT_ONCE = 256 };
+    double total = 0;
+    for (int64_t base = 0; base < n; base += (int64_t)AT_ONCE * BLOCK) {
+        double part[AT_ONCE];
+        int64_t blocks = mf_min(mf_ceil_div(n - base, BLOCK), AT_ONCE);
+#pragma omp parallel for num_threads(device->threads)
+        for (int64_t b = 0; b < blocks; b++)
+            part[b] = block_squares(x + base + b * BLOCK, mf_min(n - base - b * BLOCK, BLOCK));
+        for (int64_t b = 0; b < blocks; b++) total += part[b];
+    }
+    *sum = total;
+    return MF_OK;
+}
+
+static void cast_run(const mf_cast_args *a, int64_t in_at, int64_t out_at, int64_t n) {
+    const char *in = (const char *)a->in + in_at * (int64_t)mf_dtype_bytes(a->in_type);
+    char *out = (char *)a->out + out_at * (int64_t)mf_dtype_bytes(a->out_type);
+    if (a->in_type == a->out_type) {
+        memmove(out, in, (size_t)n * mf_dtype_bytes(a->in_type));
+    } else if (a->in_type == MF_F32) {
+        const float *from = (const float *)(const void *)in;
+        uint16_t *to = (uint16_t *)(void *)out;
+        for (int64_t i = 0; i < n; i++) to[i] = mf_bf16_from_f32(from[i]);
+    } else {
+        const uint16_t *from = (const uint16_t *)(const void *)in;
+        float *to = (float *)(void *)out;
+        for (int64_t i = 0; i < n; i++) to[i] = mf_f32_from_bf16(from[i]);
+    }
+}
+
+mf_status mf_cpu_cast(mf_device *device, const mf_cast_args *a) {
+    if (a->rows == 1) {
+#pragma omp parallel for num_threads(device->threads)
+        for (int64_t begin = 0; begin < a->width; begin += BLOCK)
+            cast_run(a, begin, begin, mf_min(BLOCK, a->width - begin));
+        return MF_OK;
+    }
+#pragma omp parallel for num_threads(device->threads)
+    for (int64_t row = 0; row < a->rows; row++) cast_run(a, row * a->in_ld, row * a->out_ld, a->width);
+    return MF_OK;
+}
+
+static void add_block(mf_dtype type, const void *residual, const float *delta, void *out, int64_t begin,
+                      int64_t end) {
+    if (type == MF_F32) {
+        const float *r = residual;
+        float *o = out;
+        for (int64_t i = begin; i < end; i++) o[i] = r[i] + delta[i];
+    } else {
+        const uint16_t *r = residual;
+        uint16_t *o = out;
+        for (int64_t i = begin; i < end; i++) o[i] = mf_bf16_from_f32(mf_f32_from_bf16(r[i]) + delta[i]);
+    }
+}
+
+mf_status mf_cpu_add(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
+                     void *out) {
+#pragma omp parallel for num_threads(device->threads)
+    for (int64_t begin = 0; begin < n; begin += BLOCK)
+        add_block(type, residual, delta, out, begin, mf_min(begin + BLOCK, n));
+    return MF_OK;
+}
+
+static void accumulate_run(int64_t n, const float *in, float *out) {
+    for (int64_t i = 0; i < n; i++) out[i] += in[i];
+}
+
+mf_status mf_cpu_accumulate(mf_device *device, int64_t rows, int64_t width, const float *in, int64_t in_ld,
+                            float *out, int64_t out_ld) {
+    if (rows == 1) {
+#pragma omp parallel for num_threads(device->threads)
+        for (int64_t begin = 0; begin < width; begin += BLOCK)
+            accumulate_run(mf_min(BLOCK, width - begin), in + begin, out + begin);
+        return MF_OK;
+    }
+#pragma omp parallel for num_threads(device->threads)
+    for (int64_t row = 0; row < rows; row++) accumulate_run(width, in + row * in_ld, out + row * out_ld);
+    return MF_OK;
+}
+
+mf_status mf_cpu_fill_normal(mf_device *device, const mf_normal_args *a) {
+#pragma omp parallel for num_threads(device->threads)
+    for (int64_t row = 0; row < a->rows; row++)
+        for (int64_t col = 0; col < a->cols; col++)
+            a->out[row * a->cols + col] =
+                a->deviation *
+                mf_random_normal(a->seed, a->key, (uint64_t)(a->first + row * a->index_ld + col));
+    return MF_OK;
+}
+
+mf_status mf_cpu_zero(mf_device *device, void *data, size_t bytes) {
+    (void)device;
+    memset(data, 0, bytes);
+    return MF_OK;
+}
+
+mf_status mf_cpu_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
+                           const void *in, size_t in_ld) {
+#pragma omp parallel for num_threads(device->threads)
+    for (int64_t i = 0; i < rows; i++)
+        memcpy((char *)out + (size_t)i * out_ld, (const char *)in + (size_t)i * in_ld, bytes);
+    return MF_OK;
+}

@@ -1,0 +1,196 @@
+/* device.c: finds a device by name; checks and counts once, for all of them, what the operations are given.
+ */
+#include "device/ops.h"
+
+#include <string.h>
+
+extern const mf_device_ops mf_device_cpu;
+
+static const mf_device_ops *const devices[] = {&mf_device_cpu};
+
+mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out) {
+    *out = NULL;
+    if (threads < 1) return MF_FAIL(MF_EINVAL, "threads is %d; it must be at least 1", threads);
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+        if (strcmp(devices[i]->name, name) != 0) continue;
+        mf_device *device = NULL;
+        MF_TRY(mf_host_alloc(1, sizeof *device, &device));
+        *device = (mf_device){.ops = devices[i], .memory = memory, .threads = threads};
+        mf_status status = device->ops->open(device);
+        if (status) {
+            mf_device_destroy(device);
+            return mf_error_pass(__FILE__, __LINE__, status);
+        }
+        *out = device;
+        return MF_OK;
+    }
+    return MF_FAIL(MF_EUNSUPPORTED, "no device is called \"%s\"; this build has: cpu", name);
+}
+
+void mf_device_destroy(mf_device *device) {
+    if (!device) return;
+    device->ops->close(device);
+    mf_host_free(device);
+}
+
+mf_memory *mf_device_memory(mf_device *device) { return device->memory; }
+int mf_device_threads(const mf_device *device) { return device->threads; }
+double mf_device_flops(const mf_device *device) { return device->flops; }
+
+static bool row_distance_ok(int64_t ld, int64_t row) { return ld >= row; }
+
+mf_status mf_gemm(mf_device *device, const mf_gemm_args *a) {
+    if (a->m < 0 || a->n < 0 || a->k < 0)
+        return MF_FAIL(MF_EINVAL, "matrix product of %lld x %lld x %lld", (long long)a->m, (long long)a->n,
+                       (long long)a->k);
+    if (!row_distance_ok(a->a.ld, a->a.transposed ? a->m : a->k) ||
+        !row_distance_ok(a->b.ld, a->b.transposed ? a->k : a->n) || !row_distance_ok(a->c_ld, a->n))
+        return MF_FAIL(MF_EINVAL, "matrix product: rows overlap");
+    if (a->a.type != a->b.type || (a->c_type != MF_F32 && a->c_type != a->a.type))
+        return MF_FAIL(MF_EINVAL, "matrix product of mixed types");
+    if (a->m == 0 || a->n == 0) return MF_OK;
+    device->flops += 2.0 * (double)a->m * (double)a->n * (double)a->k;
+    return device->ops->gemm(device, a);
+}
+
+static double visible_pairs(const mf_attention_args *a) {
+    double pairs = 0;
+    for (int i = 0; i < a->query_chunks; i++) {
+        for (int j = 0; j < a->key_chunks; j++) {
+            int64_t q0 = a->queries[i].position, q1 = q0 + a->queries[i].rows;
+            int64_t k0 = a->keys[j].position, k1 = k0 + a->keys[j].rows;
+            int64_t first = mf_max(q0, k0), whole = mf_max(first, k1);
+            if (first < mf_min(q1, k1)) { /* queries that see a part of the keys */
+                int64_t last = mf_min(q1, k1) - 1;
+                pairs += 0.5 * (double)(last - first + 1) * (double)((first - k0 + 1) + (last - k0 + 1));
+            }
+            if (whole < q1) pairs += (double)(q1 - whole) * (double)(k1 - k0);
+        }
+    }
+    return pairs * (double)a->batch * (double)a->heads;
+}
+
+static mf_status check_attention(const mf_attention_args *a) {
+    if (a->batch < 0 || a->heads < 0 || a->kv_heads < 0 || a->head_dim < 1 || a->group < 1)
+        return MF_FAIL(MF_EINVAL, "attention with impossible sizes");
+    if (a->heads > 0 && a->batch > 0) {
+        int64_t low = a->first_head / a->group, high = (a->first_head + a->heads - 1) / a->group;
+        if (low < a->first_kv_head || high >= a->first_kv_head + a->kv_heads)
+            return MF_FAIL(MF_EINVAL, "attention lacks the keys of some query heads");
+    }
+    return MF_OK;
+}
+
+mf_status mf_attention_forward(mf_device *device, const mf_attention_args *a) {
+    MF_TRY(check_attention(a));
+    if (a->batch == 0 || a->heads == 0 || a->tokens == 0) return MF_OK;
+    device->flops += 4.0 * (double)a->head_dim * visible_pairs(a);
+    return device->ops->attention_forward(device, a);
+}
+
+mf_status mf_attention_backward(mf_device *device, const mf_attention_args *a) {
+    MF_TRY(check_attention(a));
+    if (a->batch == 0 || a->heads == 0 || a->tokens == 0) return MF_OK;
+    device->flops += 10.0 * (double)a->head_dim * visible_pairs(a);
+    return device->ops->attention_backward(device, a);
+}
+
+mf_status mf_attention_delta(mf_device *device, const mf_attention_args *a, float *delta) {
+    MF_TRY(check_attention(a));
+    if (a->batch == 0 || a->heads == 0 || a->tokens == 0) return MF_OK;
+    return device->ops->attention_delta(device, a, delta);
+}
+
+mf_status mf_rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type, const void *x,
+                             const float *weight, void *y) {
+    return n == 0 ? MF_OK : device->ops->rmsnorm_forward(device, n, h, eps, type, x, weight, y);
+}
+
+mf_status mf_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args) {
+    return args->n == 0 ? MF_OK : device->ops->rmsnorm_backward(device, args);
+}
+
+mf_status mf_rope(mf_device *device, const mf_rope_args *args) {
+    if (args->head_dim % 2)
+        return MF_FAIL(MF_EINVAL, "rope needs an even head size, not %lld", (long long)args->head_dim);
+    if (args->batch == 0 || args->tokens == 0 || args->heads == 0) return MF_OK;
+    return device->ops->rope(device, args);
+}
+
+mf_status mf_rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
+                        float *cos_sin) {
+    return rows == 0 ? MF_OK : device->ops->rope_table(device, first, rows, head_dim, theta, cos_sin);
+}
+
+mf_status mf_swiglu_forward(mf_device *device, const mf_swiglu_args *args) {
+    return args->n == 0 || args->width == 0 ? MF_OK : device->ops->swiglu_forward(device, args);
+}
+
+mf_status mf_swiglu_backward(mf_device *device, const mf_swiglu_args *args) {
+    return args->n == 0 || args->width == 0 ? MF_OK : device->ops->swiglu_backward(device, args);
+}
+
+mf_status mf_embed_forward(mf_device *device, const mf_embed_args *args) {
+    return args->n == 0 || args->rows == 0 ? MF_OK : device->ops->embed_forward(device, args);
+}
+
+mf_status mf_embed_backward(mf_device *device, const mf_embed_args *args) {
+    return args->n == 0 || args->rows == 0 ? MF_OK : device->ops->embed_backward(device, args);
+}
+
+mf_status mf_xent_begin(mf_device *device, const mf_xent_args *args) {
+    return args->n == 0 ? MF_OK : device->ops->xent_begin(device, args);
+}
+
+mf_status mf_xent_update(mf_device *device, const mf_xent_args *args) {
+    return args->n == 0 || args->width == 0 ? MF_OK : device->ops->xent_update(device, args);
+}
+
+mf_status mf_xent_grad(mf_device *device, const mf_xent_args *args) {
+    return args->n == 0 || args->width == 0 ? MF_OK : device->ops->xent_grad(device, args);
+}
+
+mf_status mf_xent_loss(mf_device *device, const mf_xent_args *args, double *loss) {
+    return device->ops->xent_loss(device, args, loss);
+}
+
+mf_status mf_adamw(mf_device *device, const mf_adamw_args *args) {
+    return args->n == 0 ? MF_OK : device->ops->adamw(device, args);
+}
+
+mf_status mf_sum_squares(mf_device *device, int64_t n, const float *x, double *sum) {
+    return device->ops->sum_squares(device, n, x, sum);
+}
+
+mf_status mf_cast(mf_device *device, const mf_cast_args *args) {
+    return args->rows == 0 || args->width == 0 ? MF_OK : device->ops->cast(device, args);
+}
+
+mf_status mf_add(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
+                 void *out) {
+    return n == 0 ? MF_OK : device->ops->add(device, n, type, residual, delta, out);
+}
+
+mf_status mf_accumulate(mf_device *device, int64_t rows, int64_t width, const float *in, int64_t in_ld,
+                        float *out, int64_t out_ld) {
+    return rows == 0 || width == 0 ? MF_OK
+                                   : device->ops->accumulate(device, rows, width, in, in_ld, out, out_ld);
+}
+
+mf_status mf_fill_normal(mf_device *device, const mf_normal_args *args) {
+    return args->rows == 0 || args->cols == 0 ? MF_OK : device->ops->fill_normal(device, args);
+}
+
+mf_status mf_zero(mf_device *device, void *data, size_t bytes) {
+    return bytes == 0 ? MF_OK : device->ops->zero(device, data, bytes);
+}
+
+mf_status mf_copy(mf_device *device, void *out, const void *in, size_t bytes) {
+    return mf_copy_rows(device, 1, bytes, out, bytes, in, bytes);
+}
+
+mf_status mf_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
+                       const void *in, size_t in_ld) {
+    return rows == 0 || bytes == 0 ? MF_OK
+                                   : device->ops->copy_rows(device, rows, bytes, out, out_ld, in, in_ld);
+}

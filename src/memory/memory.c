@@ -1,0 +1,89 @@
+/* memory.c: counts what is taken and given back; the source does the rest. */
+#include "meshfold/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct mf_memory {
+    mf_memory_source source;
+    mf_memory_stats stats;
+};
+
+static const char *const category_names[MF_CATEGORIES] = {"weights", "grads",    "optimizer", "activations",
+                                                          "stream",  "exchange", "workspace"};
+
+const char *mf_category_name(mf_category category) { return category_names[category]; }
+
+static void *heap_take(size_t bytes) { return aligned_alloc(64, bytes); }
+
+static void heap_give_back(void *data, size_t bytes) {
+    (void)bytes;
+    free(data);
+}
+
+mf_status mf_memory_create(const mf_memory_source *source, mf_memory **out) {
+    MF_TRY(mf_host_alloc(1, sizeof **out, out));
+    (*out)->source = source ? *source : (mf_memory_source){heap_take, heap_give_back};
+    return MF_OK;
+}
+
+void mf_memory_destroy(mf_memory *memory) { mf_host_free(memory); }
+
+static mf_status no_memory(const mf_memory *memory, mf_category category, size_t bytes, const char *what) {
+    return MF_FAIL(MF_ENOMEM, "no memory for %s: %zu bytes of %s; %lld bytes held, %lld at the peak", what,
+                   bytes, mf_category_name(category), (long long)memory->stats.now_total,
+                   (long long)memory->stats.peak_total);
+}
+
+static void count(mf_memory *memory, mf_category category, int64_t bytes) {
+    mf_memory_stats *s = &memory->stats;
+    s->now[category] += bytes;
+    s->now_total += bytes;
+    s->peak[category] = mf_max(s->peak[category], s->now[category]);
+    if (s->now_total > s->peak_total) {
+        s->peak_total = s->now_total;
+        memcpy(s->at_peak, s->now, sizeof s->at_peak);
+    }
+}
+
+mf_status mf_memory_account(mf_memory *memory, mf_category category, size_t bytes, const char *what) {
+    if (mf_fault_hit(MF_FAULT_ALLOC)) return no_memory(memory, category, bytes, what);
+    count(memory, category, (int64_t)bytes);
+    return MF_OK;
+}
+
+void mf_memory_release(mf_memory *memory, mf_category category, size_t bytes) {
+    count(memory, category, -(int64_t)bytes);
+}
+
+mf_status mf_buffer_alloc(mf_memory *memory, mf_category category, size_t bytes, const char *what,
+                          mf_buffer *out) {
+    *out = (mf_buffer){.category = category};
+    if (bytes == 0) return MF_OK;
+    if (bytes > SIZE_MAX / 2) return no_memory(memory, category, bytes, what);
+    size_t rounded = (bytes + 63) & ~(size_t)63;
+    MF_TRY(mf_memory_account(memory, category, rounded, what));
+    void *data = memory->source.take(rounded);
+    if (!data) {
+        mf_memory_release(memory, category, rounded);
+        return no_memory(memory, category, bytes, what);
+    }
+    *out = (mf_buffer){.data = data, .bytes = rounded, .category = category};
+    return MF_OK;
+}
+
+void mf_buffer_free(mf_memory *memory, mf_buffer *buffer) {
+    if (!buffer || !buffer->data) return;
+    memory->source.give_back(buffer->data, buffer->bytes);
+    mf_memory_release(memory, buffer->category, buffer->bytes);
+    *buffer = (mf_buffer){0};
+}
+
+mf_memory_stats mf_memory_stats_get(const mf_memory *memory) { return memory->stats; }
+
+void mf_memory_reset_peaks(mf_memory *memory) {
+    mf_memory_stats *s = &memory->stats;
+    memcpy(s->peak, s->now, sizeof s->peak);
+    memcpy(s->at_peak, s->now, sizeof s->at_peak);
+    s->peak_total = s->now_total;
+}

@@ -1,0 +1,210 @@
+/* mlp.c: the gated MLP block over whatever its weight stream yields, forward and backward.
+ *
+ *     for each shard j:  y += (silu(n · Wgate[j]) * (n · Wup[j])) · Wdown[j]
+ *
+ * Rows are taken a tile at a time, so that the shard's inner values never exist for all tokens, unless they
+ * are kept. */
+#include "model/model.h"
+
+typedef struct turn {
+    int64_t first, width; /* inner features of the shard */
+    const void *wgate, *wup, *wdown;
+    int64_t gate_offset, up_offset, down_offset;
+} turn;
+
+static turn describe(const mf_model *m, int64_t layer, const mf_turn *from) {
+    mf_slice gate = mf_param_slice(m, mf_layer_param(layer, MF_WGATE), from->shard);
+    mf_slice up = mf_param_slice(m, mf_layer_param(layer, MF_WUP), from->shard);
+    mf_slice down = mf_param_slice(m, mf_layer_param(layer, MF_WDOWN), from->shard);
+    return (turn){.first = gate.first,
+                  .width = gate.count,
+                  .wgate = mf_at_const(m, from->weights, gate.offset),
+                  .wup = mf_at_const(m, from->weights, up.offset),
+                  .wdown = mf_at_const(m, from->weights, down.offset),
+                  .gate_offset = gate.offset,
+                  .up_offset = up.offset,
+                  .down_offset = down.offset};
+}
+
+/* One pass of the block, and its workspace of one tile of rows and one shard. */
+typedef struct pass {
+    mf_model *model;
+    int64_t layer;
+    mf_buffer normed;             /* [tokens, hidden] compute type */
+    mf_buffer gate, up;           /* not kept: [tile, width] compute type */
+    mf_buffer inner;              /* [tile, width] compute type */
+    mf_buffer dinner, dgate, dup; /* backward, the same */
+} pass;
+
+/* Where gate and up of a tile of rows lie. */
+typedef struct inner_rows {
+    void *gate, *up;
+    int64_t ld;
+} inner_rows;
+
+static inner_rows inner_at(const pass *p, const turn *t, int64_t row) {
+    const mf_model *m = p->model;
+    if (m->mlp_slots == 0) return (inner_rows){p->gate.data, p->up.data, t->width};
+    int64_t slot = m->mlp_slots > 1 ? p->layer : 0, at = (slot * m->tokens + row) * m->config.ffn + t->first;
+    return (inner_rows){mf_at(m, m->gate.data, at), mf_at(m, m->up.data, at), m->config.ffn};
+}
+
+static mf_status pass_begin(pass *p, mf_model *m, int64_t layer, const void *x, bool backward) {
+    size_t size = mf_dtype_bytes(m->options.type);
+    int64_t tile = mf_min(m->tokens, MF_ROW_TILE) * mf_ceil_div(m->config.ffn, m->shards);
+    p->model = m;
+    p->layer = layer;
+    MF_TRY(mf_work(m, m->tokens * m->config.hidden, size, "the MLP's input", &p->normed));
+    MF_TRY(mf_work(m, tile, size, "the MLP's inner values", &p->inner));
+    if (m->mlp_slots == 0) {
+        MF_TRY(mf_work(m, tile, size, "the MLP's gate", &p->gate));
+        MF_TRY(mf_work(m, tile, size, "the MLP's up", &p->up));
+    }
+    if (backward) {
+        MF_TRY(mf_work(m, tile, size, "gradient of the MLP's inner values", &p->dinner));
+        MF_TRY(mf_work(m, tile, size, "gradient of the MLP's gate", &p->dgate));
+        MF_TRY(mf_work(m, tile, size, "gradient of the MLP's up", &p->dup));
+    }
+    return mf_rmsnorm_forward(m->device, m->tokens, m->config.hidden, (float)m->config.norm_eps,
+                              m->options.type, x, mf_norm(m, mf_layer_param(layer, MF_NORM_MLP)),
+                              p->normed.data);
+}
+
+static void pass_end(pass *p) {
+    mf_buffer *all[] = {&p->normed, &p->gate, &p->up, &p->inner, &p->dinner, &p->dgate, &p->dup};
+    for (size_t i = 0; p->model && i < sizeof all / sizeof *all; i++)
+        mf_buffer_free(p->model->memory, all[i]);
+}
+
+static mf_linear linear(const mf_model *m, int64_t rows, int64_t in, int64_t out) {
+    return (mf_linear){.device = m->device, .type = m->options.type, .n = rows, .in = in, .out = out};
+}
+
+static mf_status gate_and_up(pass *p, const turn *t, int64_t row, int64_t rows) {
+    mf_model *m = p->model;
+    int64_t h = m->config.hidden;
+    inner_rows to = inner_at(p, t, row);
+    mf_linear in = linear(m, rows, h, t->width);
+    const void *x = mf_at(m, p->normed.data, row * h);
+    MF_TRY(mf_linear_forward(&in, x, h, t->wgate, to.gate, to.ld, m->options.type, false));
+    return mf_linear_forward(&in, x, h, t->wup, to.up, to.ld, m->options.type, false);
+}
+
+static mf_swiglu_args gated(const pass *p, const turn *t, int64_t row, int64_t rows) {
+    inner_rows at = inner_at(p, t, row);
+    return (mf_swiglu_args){.type = p->model->options.type,
+                            .n = rows,
+                            .width = t->width,
+                            .gate = at.gate,
+                            .up = at.up,
+                            .in_ld = at.ld,
+                            .out = p->inner.data,
+                            .d_out = p->dinner.data,
+                            .d_gate = p->dgate.data,
+                            .d_up = p->dup.data};
+}
+
+static mf_status forward_tile(pass *p, const turn *t, int64_t row, int64_t rows, float *y, bool first) {
+    mf_model *m = p->model;
+    int64_t h = m->config.hidden;
+    MF_TRY(gate_and_up(p, t, row, rows));
+    mf_swiglu_args act = gated(p, t, row, rows);
+    MF_TRY(mf_swiglu_forward(m->device, &act));
+    mf_linear down = linear(m, rows, t->width, h);
+    return mf_linear_forward(&down, p->inner.data, t->width, t->wdown, y + row * h, h, MF_F32, !first);
+}
+
+mf_status mf_mlp_block(mf_model *m, int64_t layer, const void *x, void *out) {
+    mf_status status = MF_OK;
+    int64_t elements = m->tokens * m->config.hidden;
+    pass p = {0};
+    mf_buffer y = {0};
+    mf_stream s = {0};
+    MF_GO(pass_begin(&p, m, layer, x, false));
+    MF_GO(mf_work(m, elements, sizeof(float), "the MLP's output", &y));
+    MF_GO(mf_stream_open(&s, m->layout->mlp, &m->store, mf_mlp_part(m, layer), MF_PASS_FORWARD));
+    for (mf_turn from; mf_stream_more(&s);) {
+        MF_GO(mf_stream_turn(&s, &from));
+        turn t = describe(m, layer, &from);
+        for (int64_t row = 0; row < m->tokens; row += MF_ROW_TILE)
+            MF_GO(forward_tile(&p, &t, row, mf_min(MF_ROW_TILE, m->tokens - row), y.data, s.turn == 0));
+        MF_GO(mf_stream_end_turn(&s));
+    }
+    MF_GO(mf_stream_finish(&s));
+    MF_GO(mf_add(m->device, elements, m->options.type, x, y.data, out));
+fail:
+    mf_stream_close(&s);
+    mf_buffer_free(m->memory, &y);
+    pass_end(&p);
+    return status;
+}
+
+static mf_status input_grads(pass *p, const turn *t, int64_t row, int64_t rows, const void *dy,
+                             float *dnormed, bool first) {
+    mf_model *m = p->model;
+    int64_t h = m->config.hidden;
+    mf_linear in = linear(m, rows, h, t->width), down = linear(m, rows, t->width, h);
+    MF_TRY(mf_linear_input_grad(&down, dy, h, t->wdown, p->dinner.data, t->width, m->options.type, false));
+    if (m->mlp_slots == 0) MF_TRY(gate_and_up(p, t, row, rows));
+    mf_swiglu_args act = gated(p, t, row, rows);
+    MF_TRY(mf_swiglu_backward(m->device, &act));
+    MF_TRY(mf_linear_input_grad(&in, p->dgate.data, t->width, t->wgate, dnormed, h, MF_F32, !first));
+    return mf_linear_input_grad(&in, p->dup.data, t->width, t->wup, dnormed, h, MF_F32, true);
+}
+
+static mf_status weight_grads(pass *p, const turn *t, int64_t row, int64_t rows, const void *dy, float *dw) {
+    mf_model *m = p->model;
+    int64_t h = m->config.hidden;
+    mf_linear in = linear(m, rows, h, t->width), down = linear(m, rows, t->width, h);
+    const void *x = mf_at(m, p->normed.data, row * h);
+    MF_TRY(mf_linear_weight_grad(&down, dy, h, p->inner.data, t->width, dw + t->down_offset));
+    MF_TRY(mf_linear_weight_grad(&in, p->dgate.data, t->width, x, h, dw + t->gate_offset));
+    return mf_linear_weight_grad(&in, p->dup.data, t->width, x, h, dw + t->up_offset);
+}
+
+static mf_status backward_turn(pass *p, mf_stream *s, const void *dy, float *dnormed) {
+    mf_model *m = p->model;
+    mf_turn from;
+    float *dw = NULL;
+    MF_TRY(mf_stream_turn(s, &from));
+    turn t = describe(m, p->layer, &from);
+    for (int64_t row = 0; row < m->tokens; row += MF_ROW_TILE) {
+        int64_t rows = mf_min(MF_ROW_TILE, m->tokens - row), at = row * m->config.hidden;
+        const void *dy_rows = mf_at_const(m, dy, at);
+        MF_TRY(input_grads(p, &t, row, rows, dy_rows, dnormed + at, s->turn == 0));
+        if (!dw) MF_TRY(mf_stream_grads(s, &dw));
+        MF_TRY(weight_grads(p, &t, row, rows, dy_rows, dw));
+    }
+    if (!dw) MF_TRY(mf_stream_grads(s, &dw)); /* no rows here: others' shares still pass through */
+    return mf_stream_end_turn(s);
+}
+
+mf_status mf_mlp_block_backward(mf_model *m, int64_t layer, const void *x) {
+    mf_status status = MF_OK;
+    int norm = mf_layer_param(layer, MF_NORM_MLP);
+    pass p = {0};
+    mf_buffer held = {0}, dnormed = {0};
+    mf_stream s = {0};
+    const void *dy = NULL;
+    MF_GO(pass_begin(&p, m, layer, x, true));
+    MF_GO(mf_dx_cast(m, &held, &dy));
+    MF_GO(mf_work(m, m->tokens * m->config.hidden, sizeof(float), "gradient of the MLP's input", &dnormed));
+    MF_GO(mf_stream_open(&s, m->layout->mlp, &m->store, mf_mlp_part(m, layer), MF_PASS_BACKWARD));
+    while (mf_stream_more(&s)) MF_GO(backward_turn(&p, &s, dy, dnormed.data));
+    MF_GO(mf_stream_finish(&s));
+    MF_GO(mf_rmsnorm_backward(m->device, &(mf_rmsnorm_grad){.n = m->tokens,
+                                                            .h = m->config.hidden,
+                                                            .eps = (float)m->config.norm_eps,
+                                                            .type = m->options.type,
+                                                            .x = x,
+                                                            .weight = mf_norm(m, norm),
+                                                            .dy = dnormed.data,
+                                                            .dx = m->dx.data,
+                                                            .dweight = mf_norm_grad(m, norm)}));
+fail:
+    mf_stream_close(&s);
+    mf_buffer_free(m->memory, &dnormed);
+    mf_buffer_free(m->memory, &held);
+    pass_end(&p);
+    return status;
+}

@@ -1,0 +1,106 @@
+/* stream.c: what all streams share: the resident store, the slots in flight, the walk over turns. */
+#include "schedule/kinds.h"
+
+mf_status mf_store_create(mf_comm *comm, mf_device *device, mf_dtype type, int64_t elements, bool grads,
+                          mf_store *out) {
+    mf_status status = MF_OK;
+    mf_memory *memory = mf_device_memory(device);
+    size_t count = (size_t)elements;
+    *out = (mf_store){.comm = comm, .device = device, .type = type, .elements = elements};
+    MF_GO(mf_shared_alloc(comm, memory, MF_WEIGHTS, count * mf_dtype_bytes(type), "weights", &out->weights));
+    if (grads)
+        MF_GO(mf_shared_alloc(comm, memory, MF_GRADS, count * sizeof(float), "gradients", &out->grads));
+    return MF_OK;
+fail:
+    mf_store_destroy(out);
+    return status;
+}
+
+void mf_store_destroy(mf_store *store) {
+    if (!store->comm) return;
+    mf_memory *memory = mf_device_memory(store->device);
+    mf_shared_free(store->comm, memory, &store->weights);
+    mf_shared_free(store->comm, memory, &store->grads);
+    *store = (mf_store){0};
+}
+
+static int64_t largest_shard(const mf_stream *s) {
+    int64_t largest = 0;
+    for (int i = 0; i < mf_stream_size(s); i++) largest = mf_max(largest, s->part->elements[i]);
+    return largest;
+}
+
+/* Two of each, so that one is on its way while the other is used. A group of two never holds more than one.
+ */
+static mf_status slots_alloc(mf_stream *s) {
+    mf_memory *memory = mf_device_memory(s->store->device);
+    size_t elements = (size_t)largest_shard(s);
+    bool weights = s->kind->sends_weights && s->pass != MF_PASS_GRADS && !s->borrows;
+    bool grads =
+        s->pass != MF_PASS_FORWARD && ((s->kind->sends_grads && !s->borrows) || s->kind->reduces_grads);
+    for (int i = 0; i < 2; i++) {
+        if (weights)
+            MF_TRY(mf_buffer_alloc(memory, MF_STREAM, elements * mf_dtype_bytes(s->store->type),
+                                   "a weight shard in flight", &s->weights[i]));
+        if (grads)
+            MF_TRY(mf_buffer_alloc(memory, MF_STREAM, elements * sizeof(float),
+                                   "a shard's gradient in flight", &s->grads[i]));
+    }
+    return MF_OK;
+}
+
+mf_status mf_stream_open(mf_stream *s, const mf_stream_kind *kind, mf_store *store, const mf_part *part,
+                         mf_pass pass) {
+    mf_status status = MF_OK;
+    *s = (mf_stream){.kind = kind, .store = store, .part = part, .pass = pass};
+    s->turns = kind->one_shard ? 1 : mf_stream_size(s);
+    s->borrows = mf_comm_borrows(store->comm);
+    if (s->turns > 1) MF_GO(slots_alloc(s));
+    if (s->turns > 1 && kind->begin) MF_GO(kind->begin(s));
+    return MF_OK;
+fail:
+    mf_stream_close(s);
+    return status;
+}
+
+bool mf_stream_more(const mf_stream *s) { return s->turn < s->turns; }
+
+/* An axis of one rank needs no schedule: all is its own. */
+mf_status mf_stream_turn(mf_stream *s, mf_turn *out) {
+    *out = (mf_turn){.shard = s->turns == 1 ? 0 : s->kind->shard(s, s->turn)};
+    if (s->turns > 1) return s->kind->turn(s, &out->weights);
+    out->weights = mf_own_weights(s);
+    return MF_OK;
+}
+
+mf_status mf_stream_grads(mf_stream *s, float **out) {
+    if (s->turns > 1) return s->kind->grads(s, out);
+    *out = mf_own_grads(s);
+    return MF_OK;
+}
+
+mf_status mf_stream_end_turn(mf_stream *s) {
+    if (s->turns > 1) MF_TRY(s->kind->end_turn(s));
+    s->turn++;
+    return MF_OK;
+}
+
+mf_status mf_stream_finish(mf_stream *s) { return s->turns > 1 ? s->kind->finish(s) : MF_OK; }
+
+/* After an error requests may be outstanding: a failed group has stopped, and finishing them waits for that.
+ */
+void mf_stream_close(mf_stream *s) {
+    if (!s->store) return;
+    mf_memory *memory = mf_device_memory(s->store->device);
+    for (int i = 0; i < 2; i++) {
+        mf_finish(s->store->comm, &s->weights_in[i]);
+        mf_finish(s->store->comm, &s->grads_out[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        mf_buffer_free(memory, &s->weights[i]);
+        mf_buffer_free(memory, &s->grads[i]);
+    }
+    *s = (mf_stream){0};
+}
+
+const mf_stream_kind mf_stream_resident = {.name = "resident", .one_shard = true};

@@ -1,0 +1,154 @@
+/* loop.c: step after step, evaluation in between, and at the end the model and the summary. */
+#include "train/loop.h"
+
+#include <math.h>
+
+enum { SKIPPED_MAX = 10 };
+
+double mf_loop_step_flops(const mf_run_state *r) {
+    const mf_train_options *o = r->options;
+    return mf_config_step_flops(&o->model.config, o->model.batch * o->accumulate, o->model.tokens);
+}
+
+/* This rank's tokens of sequence `at` of a buffer of sequences. */
+static void place(mf_run_state *r, int64_t at, const int32_t *ids, const int32_t *labels) {
+    int64_t rows = mf_model_rows(r->model);
+    if (rows == 0) return;
+    mf_model_cut(r->model, ids, (int32_t *)r->ids.data + at * rows);
+    mf_model_cut(r->model, labels, (int32_t *)r->labels.data + at * rows);
+}
+
+static mf_status gradients(mf_run_state *r, int64_t step, mf_update *u) {
+    const mf_train_options *o = r->options;
+    int64_t sequences = o->accumulate * o->model.batch, rows = mf_model_rows(r->model);
+    double scale = 1.0 / (double)(sequences * o->model.tokens);
+    for (int64_t i = 0; i < sequences; i++) {
+        mf_dataset_draw(&o->data, o->model.tokens, o->model.seed, (uint64_t)(step * sequences + i),
+                        r->whole_ids.data, r->whole_labels.data);
+        place(r, i, r->whole_ids.data, r->whole_labels.data);
+    }
+    for (int64_t micro = 0; micro < o->accumulate; micro++) {
+        int64_t at = micro * o->model.batch * rows;
+        double loss = 0;
+        const int32_t *ids = r->ids.data, *labels = r->labels.data;
+        MF_TRY(mf_model_gradients(r->model, ids ? ids + at : NULL, labels ? labels + at : NULL, (float)scale,
+                                  &loss));
+        u->loss += loss;
+    }
+    return mf_optimizer_step(r->optimizer, step, scale, u);
+}
+
+static mf_status count_skipped(mf_run_state *r, const mf_update *u) {
+    r->skipped_in_a_row = u->skipped ? r->skipped_in_a_row + 1 : 0;
+    r->skipped += u->skipped;
+    if (r->skipped_in_a_row < SKIPPED_MAX) return MF_OK;
+    return MF_FAIL(
+        MF_ENONFINITE,
+        "loss or gradients were not finite for %d steps in a row (loss %g, gradient norm %g): try a lower "
+        "--lr, a longer --warmup or --clip 1",
+        SKIPPED_MAX, u->loss, u->grad_norm);
+}
+
+/* The largest peak of all ranks. */
+static mf_status largest_peak(mf_run_state *r, int64_t *out) {
+    mf_status status = MF_OK;
+    int size = mf_comm_size(r->mesh.world);
+    int64_t own = mf_memory_stats_get(r->memory).peak_total, *all = NULL;
+    size_t *offsets = NULL;
+    MF_GO(mf_host_alloc((size_t)size, sizeof *all, &all));
+    MF_GO(mf_host_alloc((size_t)size + 1, sizeof *offsets, &offsets));
+    for (int i = 0; i <= size; i++) offsets[i] = (size_t)i * sizeof own;
+    MF_GO(mf_allgather(r->mesh.world, &own, all, offsets, NULL));
+    *out = 0;
+    for (int i = 0; i < size; i++) *out = mf_max(*out, all[i]);
+fail:
+    mf_host_free(offsets);
+    mf_host_free(all);
+    return status;
+}
+
+static double mean_of(const double *values, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += values[i];
+    return sum / (double)n;
+}
+
+static mf_status report_step(mf_run_state *r, int64_t step, const mf_update *u) {
+    const mf_train_options *o = r->options;
+    int64_t peak = 0, tokens = o->accumulate * o->model.batch * o->model.tokens;
+    MF_TRY(largest_peak(r, &peak));
+    if (!r->observer || !r->observer->stepped) return MF_OK;
+    double took = r->step_s[step];
+    mf_step_metrics metrics = {.step = step + 1,
+                               .steps = o->adam.steps,
+                               .loss = u->loss,
+                               .grad_norm = u->grad_norm,
+                               .lr = (double)u->lr,
+                               .tokens = (step + 1) * tokens,
+                               .step_s = took,
+                               .tokens_per_s = (double)tokens / took,
+                               .flops_share = mf_loop_step_flops(r) / took / r->peak_flops,
+                               .peak_bytes = peak,
+                               .skipped = r->skipped,
+                               .left_s = (double)(o->adam.steps - step - 1) * mean_of(r->step_s, step + 1)};
+    return r->observer->stepped(r->observer->context, &metrics);
+}
+
+static mf_status one_step(mf_run_state *r, int64_t step) {
+    mf_update u = {0};
+    double start = mf_now_s();
+    mf_loop_reset_stats(r);
+    MF_TRY(gradients(r, step, &u));
+    r->step_s[step] = mf_now_s() - start;
+    if (step == 0) r->loss_first = u.loss;
+    r->loss_last = u.loss;
+    MF_TRY(count_skipped(r, &u));
+    return report_step(r, step, &u);
+}
+
+/* Sequences beyond the last are masked, so that every batch has one shape. */
+static void place_evals(mf_run_state *r, int64_t first, int64_t count) {
+    const mf_train_options *o = r->options;
+    int32_t *ids = r->whole_ids.data, *labels = r->whole_labels.data;
+    for (int64_t b = 0; b < o->model.batch; b++) {
+        mf_dataset_eval(&o->data, o->model.tokens, mf_min(first + b, count - 1), ids, labels);
+        for (int64_t i = 0; first + b >= count && i < o->model.tokens; i++) labels[i] = -1;
+        place(r, b, ids, labels);
+    }
+}
+
+mf_status mf_loop_eval(mf_run_state *r, double *loss) {
+    const mf_train_options *o = r->options;
+    int64_t count = mf_dataset_evals(&o->data, o->model.tokens), batch = o->model.batch;
+    if (o->eval_batches > 0) count = mf_min(count, o->eval_batches * batch);
+    double total = 0;
+    for (int64_t first = 0; first < count; first += batch) {
+        double part = 0;
+        place_evals(r, first, count);
+        MF_TRY(mf_model_loss(r->model, r->ids.data, r->labels.data, &part));
+        total += part;
+    }
+    MF_TRY(mf_allreduce_f64(mf_model_comm(r->model), &total, 1));
+    *loss = total / (double)(count * o->model.tokens);
+    return MF_OK;
+}
+
+static mf_status evaluate(mf_run_state *r, int64_t step) {
+    MF_TRY(mf_loop_eval(r, &r->loss_eval));
+    if (!r->observer || !r->observer->evaluated) return MF_OK;
+    return r->observer->evaluated(r->observer->context, step, r->loss_eval);
+}
+
+mf_status mf_loop_run(mf_run_state *r) {
+    const mf_train_options *o = r->options;
+    mf_rank_report own;
+    for (int64_t step = 0; step < o->adam.steps; step++) {
+        MF_TRY(one_step(r, step));
+        bool last = step + 1 == o->adam.steps;
+        if (last) mf_loop_measure(r, &own);
+        if (last || (o->eval_every > 0 && (step + 1) % o->eval_every == 0)) MF_TRY(evaluate(r, step + 1));
+    }
+    if (o->save_to)
+        MF_TRY(mf_model_save(r->model, r->mesh.world, mf_optimizer_master(r->optimizer), o->save_to));
+    return mf_loop_summarize(r, &own);
+}

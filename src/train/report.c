@@ -1,0 +1,95 @@
+/* report.c: what a rank measured, and everyone's in one summary. */
+#include "train/loop.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+/* Every group of this rank, the mesh's axes first. */
+static int groups(const mf_run_state *r, mf_comm *out[MF_MESH_AXES + 2]) {
+    int n = 0;
+    for (int i = 0; i < r->mesh.spec.axes; i++) out[n++] = r->mesh.comm[i];
+    out[n++] = r->mesh.self;
+    out[n++] = r->mesh.world;
+    return n;
+}
+
+void mf_loop_reset_stats(mf_run_state *r) {
+    mf_comm *all[MF_MESH_AXES + 2];
+    for (int i = 0, n = groups(r, all); i < n; i++) mf_comm_reset_stats(all[i]);
+}
+
+void mf_loop_measure(mf_run_state *r, mf_rank_report *out) {
+    mf_comm *all[MF_MESH_AXES + 2];
+    struct rusage usage;
+    memset(out, 0, sizeof *out);
+    getrusage(RUSAGE_SELF, &usage);
+    out->rank = mf_world_rank(r->world);
+    memcpy(out->coords, r->mesh.coords, sizeof out->coords);
+    out->tokens = mf_model_rows(r->model);
+    out->memory = mf_memory_stats_get(r->memory);
+    out->rss_peak_bytes = (int64_t)usage.ru_maxrss * 1024;
+    out->groups = groups(r, all);
+    for (int i = 0; i < out->groups; i++) {
+        snprintf(out->group[i].axis, sizeof out->group[i].axis, "%s", mf_comm_axis(all[i]));
+        mf_comm_stats(all[i], out->group[i].stat);
+    }
+}
+
+/* Pointers to names do not survive the way from another process: own names stand in. */
+static void restore_names(mf_rank_report *all, int size, const mf_rank_report *own) {
+    for (int rank = 0; rank < size; rank++)
+        for (int group = 0; group < own->groups; group++)
+            for (int op = 0; op < MF_COMM_OPS; op++)
+                all[rank].group[group].stat[op].op = own->group[group].stat[op].op;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void times(mf_run_state *r, mf_train_summary *s) {
+    const mf_train_options *o = r->options;
+    int64_t n = o->adam.steps;
+    qsort(r->step_s, (size_t)n, sizeof *r->step_s, by_value);
+    s->step_s_min = r->step_s[0];
+    s->step_s_median = n % 2 ? r->step_s[n / 2] : 0.5 * (r->step_s[n / 2 - 1] + r->step_s[n / 2]);
+    s->tokens_per_s = (double)(o->accumulate * o->model.batch * o->model.tokens) / s->step_s_median;
+    s->flops_per_step = mf_loop_step_flops(r);
+    s->peak_flops = r->peak_flops;
+    s->flops_share = s->flops_per_step / s->step_s_median / r->peak_flops;
+}
+
+static mf_status hand_over(mf_run_state *r, const mf_rank_report *ranks, int size) {
+    mf_train_summary s = {.loss_first = r->loss_first,
+                          .loss_last = r->loss_last,
+                          .loss_eval = r->loss_eval,
+                          .steps = r->options->adam.steps,
+                          .skipped = r->skipped,
+                          .params = mf_config_params(&r->options->model.config),
+                          .engine = mf_world_engine(r->world),
+                          .device = "cpu",
+                          .ranks = size,
+                          .rank = ranks};
+    times(r, &s);
+    return r->observer->finished(r->observer->context, &s);
+}
+
+mf_status mf_loop_summarize(mf_run_state *r, const mf_rank_report *own) {
+    mf_status status = MF_OK;
+    int size = mf_comm_size(r->mesh.world);
+    mf_rank_report *all = NULL;
+    size_t *offsets = NULL;
+    MF_GO(mf_host_alloc((size_t)size, sizeof *all, &all));
+    MF_GO(mf_host_alloc((size_t)size + 1, sizeof *offsets, &offsets));
+    for (int i = 0; i <= size; i++) offsets[i] = (size_t)i * sizeof *all;
+    MF_GO(mf_allgather(r->mesh.world, own, all, offsets, NULL));
+    restore_names(all, size, own);
+    if (r->observer && r->observer->finished) MF_GO(hand_over(r, all, size));
+fail:
+    mf_host_free(offsets);
+    mf_host_free(all);
+    return status;
+}

@@ -1,0 +1,103 @@
+/* train.c: builds up one rank's run, measures what the machine can do, trains, takes it down again. */
+#include "train/loop.h"
+
+enum { PROBE = 1024, PROBE_TURNS = 4 };
+
+mf_status mf_train_check(const mf_train_options *o) {
+    const mf_layout *layout = NULL;
+    if (o->model.config.vocab < 256)
+        return MF_FAIL(MF_EINVAL, "vocab_size is %lld; text is bytes, which need at least 256",
+                       (long long)o->model.config.vocab);
+    if (o->adam.warmup >= o->adam.steps && o->adam.warmup > 0)
+        return MF_FAIL(MF_EINVAL, "--warmup %lld: must be less than --steps %lld", (long long)o->adam.warmup,
+                       (long long)o->adam.steps);
+    if (o->adam.min_lr > o->adam.lr)
+        return MF_FAIL(MF_EINVAL, "--min-lr %g: must be at most --lr %g", (double)o->adam.min_lr,
+                       (double)o->adam.lr);
+    MF_TRY(mf_config_check(&o->model.config, "the model"));
+    return mf_layout_find(&o->mesh, &layout);
+}
+
+/* The rate of a square product in the run's type, all ranks at once: the peak that shares are of. */
+static mf_status probe(mf_run_state *r) {
+    mf_status status = MF_OK;
+    mf_dtype type = r->options->model.type;
+    size_t bytes = (size_t)PROBE * PROBE * mf_dtype_bytes(type);
+    mf_buffer a = {0}, b = {0}, c = {0};
+    double best = 1e30;
+    MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, bytes, "the speed probe", &a));
+    MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, bytes, "the speed probe", &b));
+    MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, (size_t)PROBE * PROBE * 4, "the speed probe", &c));
+    MF_GO(mf_zero(r->device, a.data, bytes));
+    MF_GO(mf_zero(r->device, b.data, bytes));
+    MF_GO(mf_barrier(r->mesh.world));
+    for (int i = 0; i < PROBE_TURNS; i++) {
+        double start = mf_now_s();
+        MF_GO(mf_gemm(r->device, &(mf_gemm_args){.m = PROBE,
+                                                 .n = PROBE,
+                                                 .k = PROBE,
+                                                 .a = {a.data, PROBE, type, false},
+                                                 .b = {b.data, PROBE, type, false},
+                                                 .c = c.data,
+                                                 .c_ld = PROBE,
+                                                 .c_type = MF_F32}));
+        double took = mf_now_s() - start;
+        if (took < best) best = took;
+    }
+    r->peak_flops = 2.0 * PROBE * PROBE * PROBE / best;
+    MF_GO(mf_allreduce_f64(r->mesh.world, &r->peak_flops, 1));
+fail:
+    mf_buffer_free(r->memory, &a);
+    mf_buffer_free(r->memory, &b);
+    mf_buffer_free(r->memory, &c);
+    return status;
+}
+
+static mf_status token_buffers(mf_run_state *r) {
+    const mf_train_options *o = r->options;
+    size_t step = (size_t)(o->accumulate * o->model.batch * mf_model_rows(r->model)) * sizeof(int32_t);
+    size_t whole = (size_t)o->model.tokens * sizeof(int32_t);
+    MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, step, "tokens", &r->ids));
+    MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, step, "labels", &r->labels));
+    MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, whole, "a sequence", &r->whole_ids));
+    MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, whole, "a sequence's labels", &r->whole_labels));
+    return mf_host_alloc((size_t)o->adam.steps, sizeof *r->step_s, &r->step_s);
+}
+
+static mf_status build(mf_run_state *r) {
+    const mf_train_options *o = r->options;
+    MF_TRY(mf_memory_create(NULL, &r->memory));
+    MF_TRY(mf_device_create("cpu", r->memory, o->threads, &r->device));
+    MF_TRY(mf_mesh_create(r->world, &o->mesh, &r->mesh));
+    MF_TRY(mf_layout_find(&o->mesh, &r->layout));
+    MF_TRY(probe(r));
+    mf_memory_reset_peaks(r->memory);
+    MF_TRY(mf_model_create(&o->model, r->layout, &r->mesh, r->device, &r->model));
+    MF_TRY(mf_optimizer_create(r->model, r->device, &o->adam, o->init_from, &r->optimizer));
+    return token_buffers(r);
+}
+
+static void take_down(mf_run_state *r) {
+    mf_buffer *all[] = {&r->ids, &r->labels, &r->whole_ids, &r->whole_labels};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(r->memory, all[i]);
+    mf_host_free(r->step_s);
+    mf_optimizer_destroy(r->optimizer);
+    mf_model_destroy(r->model);
+    mf_mesh_destroy(&r->mesh);
+    mf_device_destroy(r->device);
+    mf_memory_destroy(r->memory);
+}
+
+mf_status mf_train(mf_world *world, const mf_train_options *options, const mf_train_observer *observer) {
+    mf_status status = MF_OK;
+    mf_run_state r = {.options = options, .world = world};
+    if (mf_world_rank(world) == 0) r.observer = observer;
+    MF_GO(build(&r));
+    if (r.observer && r.observer->started)
+        MF_GO(r.observer->started(r.observer->context, options, r.peak_flops));
+    MF_GO(mf_loop_run(&r));
+    MF_GO(mf_barrier(r.mesh.world)); /* peers may be reading this rank's memory until here */
+fail:
+    take_down(&r);
+    return status;
+}

@@ -1,0 +1,553 @@
+/* attention.c: forward and backward against sums in double precision, over every way to cut queries and keys. */
+#include "support.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/cpu/attention.h"
+#include "meshfold/device.h"
+
+enum { CHUNKS = 8, PAD = 3 };
+
+/* Threads that a device is tried with. The thread sanitizer does not see the barriers of GNU's OpenMP. */
+#ifdef __SANITIZE_THREAD__
+enum { DEVICES = 1 };
+#else
+enum { DEVICES = 3 };
+#endif
+
+typedef struct chunk {
+    int64_t position, rows;
+} chunk;
+
+typedef struct shape {
+    int64_t batch, heads, first_head, group, kv_heads, first_kv_head, head_dim;
+    int query_chunks, key_chunks;
+    chunk queries[CHUNKS], keys[CHUNKS];
+} shape;
+
+/* One problem: inputs as the device sees them, and the answers in double. */
+typedef struct problem {
+    shape s;
+    mf_dtype type;
+    int64_t tokens, q_ld, kv_ld, lse_ld; /* queries of a sequence; row distances */
+    int64_t kv_offset[CHUNKS + 1];       /* elements of k, v, dk, dv before each chunk */
+    float *q, *k, *v, *d_o;              /* rounded to the type */
+    void *q_data, *k_data, *v_data, *d_o_data, *o_data;
+    double *o, *lse, *dq, *dk, *dv;
+} problem;
+
+typedef struct answer {
+    float *o, *lse, *delta, *dq, *dk, *dv;
+} answer;
+
+static int64_t q_count(const problem *p) { return p->s.batch * p->tokens * p->q_ld; }
+static int64_t kv_count(const problem *p) { return p->kv_offset[p->s.key_chunks]; }
+static int64_t lse_count(const problem *p) { return p->s.batch * p->tokens * p->lse_ld; }
+
+static void *take(int64_t count, size_t size) {
+    void *data = calloc((size_t)count + 1, size);
+    assert_non_null(data);
+    return data;
+}
+
+/* Values from a name, rounded to the type; *data holds them in it. */
+static float *input(const char *name, int64_t n, mf_dtype type, void **data) {
+    float *values = take(n, sizeof *values);
+    fill_normal(name, 1, n, values);
+    *data = take(n, mf_dtype_bytes(type));
+    if (type == MF_F32) memcpy(*data, values, (size_t)n * sizeof *values);
+    for (int64_t i = 0; i < n && type == MF_BF16; i++) {
+        ((uint16_t *)*data)[i] = mf_bf16_from_f32(values[i]);
+        values[i] = mf_f32_from_bf16(((uint16_t *)*data)[i]);
+    }
+    return values;
+}
+
+static double dot(const float *a, const float *b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
+static float scale_of(const problem *p) { return 1 / sqrtf((float)p->s.head_dim); }
+
+/* Elements before a key's row of a head. */
+static int64_t key_at(const problem *p, int64_t batch, int chunk_index, int64_t row, int64_t kv_head) {
+    int64_t rows = p->s.keys[chunk_index].rows;
+    return p->kv_offset[chunk_index] + (batch * rows + row) * p->kv_ld + kv_head * p->s.head_dim;
+}
+
+/* One query row: its softmax over all keys it sees, then every gradient it has a part in. */
+static void reference_row(problem *p, int64_t batch, int64_t token, int64_t position, int64_t head) {
+    int64_t d = p->s.head_dim, count = 0, kv_head = (p->s.first_head + head) / p->s.group - p->s.first_kv_head;
+    int64_t at = (batch * p->tokens + token) * p->q_ld + head * d;
+    int64_t *seen = take(kv_count(p) / d, sizeof *seen);
+    double *weight = take(kv_count(p) / d, sizeof *weight), top = -INFINITY, sum = 0, delta = 0;
+    for (int c = 0; c < p->s.key_chunks; c++)
+        for (int64_t j = 0; j < p->s.keys[c].rows && p->s.keys[c].position + j <= position; j++) {
+            seen[count] = key_at(p, batch, c, j, kv_head);
+            weight[count] = dot(p->q + at, p->k + seen[count], d) * (double)scale_of(p);
+            top = fmax(top, weight[count++]);
+        }
+    for (int64_t j = 0; j < count; j++) sum += weight[j] = exp(weight[j] - top);
+    p->lse[(batch * p->tokens + token) * p->lse_ld + head] = top + log(sum);
+    for (int64_t j = 0; j < count; j++) {
+        weight[j] /= sum;
+        delta += weight[j] * dot(p->d_o + at, p->v + seen[j], d);
+        for (int64_t i = 0; i < d; i++) p->o[at + i] += weight[j] * (double)p->v[seen[j] + i];
+    }
+    for (int64_t j = 0; j < count; j++) {
+        double slope = weight[j] * (dot(p->d_o + at, p->v + seen[j], d) - delta) * (double)scale_of(p);
+        for (int64_t i = 0; i < d; i++) {
+            p->dq[at + i] += slope * (double)p->k[seen[j] + i];
+            p->dk[seen[j] + i] += slope * (double)p->q[at + i];
+            p->dv[seen[j] + i] += weight[j] * (double)p->d_o[at + i];
+        }
+    }
+    free(seen);
+    free(weight);
+}
+
+static problem problem_open(const shape *s, mf_dtype type) {
+    problem p = {.s = *s, .type = type};
+    for (int c = 0; c < s->query_chunks; c++) p.tokens += s->queries[c].rows;
+    p.q_ld = s->heads * s->head_dim + PAD;
+    p.kv_ld = s->kv_heads * s->head_dim + PAD;
+    p.lse_ld = s->heads + PAD;
+    for (int c = 0; c < s->key_chunks; c++)
+        p.kv_offset[c + 1] = p.kv_offset[c] + s->batch * s->keys[c].rows * p.kv_ld;
+    p.q = input("q", q_count(&p), type, &p.q_data);
+    p.d_o = input("d_o", q_count(&p), type, &p.d_o_data);
+    p.k = input("k", kv_count(&p), type, &p.k_data);
+    p.v = input("v", kv_count(&p), type, &p.v_data);
+    p.o_data = take(q_count(&p), mf_dtype_bytes(type));
+    p.o = take(q_count(&p), sizeof *p.o);
+    p.dq = take(q_count(&p), sizeof *p.dq);
+    p.lse = take(lse_count(&p), sizeof *p.lse);
+    p.dk = take(kv_count(&p), sizeof *p.dk);
+    p.dv = take(kv_count(&p), sizeof *p.dv);
+    for (int64_t b = 0; b < s->batch; b++)
+        for (int64_t c = 0, token = 0; c < s->query_chunks; c++)
+            for (int64_t i = 0; i < s->queries[c].rows; i++, token++)
+                for (int64_t h = 0; h < s->heads; h++) reference_row(&p, b, token, s->queries[c].position + i, h);
+    return p;
+}
+
+static void problem_close(problem *p) {
+    void *owned[] = {p->q,      p->k,        p->v,      p->d_o, p->q_data, p->k_data, p->v_data,
+                     p->d_o_data, p->o_data, p->o, p->lse, p->dq,     p->dk,     p->dv};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+}
+
+/* What is there before the call: gradients are added to it, padding keeps it. */
+static float *before(const char *name, int64_t n) {
+    float *values = take(n, sizeof *values);
+    fill_normal(name, 1, n, values);
+    return values;
+}
+
+static void answer_close(answer *a) {
+    void *owned[] = {a->o, a->lse, a->delta, a->dq, a->dk, a->dv};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+}
+
+static mf_attention_args arguments(const problem *p, answer *a, mf_query_chunk *queries, mf_key_chunk *keys) {
+    const shape *s = &p->s;
+    size_t size = mf_dtype_bytes(p->type);
+    for (int64_t c = 0, row = 0; c < s->query_chunks; row += s->queries[c++].rows)
+        queries[c] = (mf_query_chunk){s->queries[c].rows, s->queries[c].position, row};
+    for (int c = 0; c < s->key_chunks; c++)
+        keys[c] = (mf_key_chunk){.rows = s->keys[c].rows,
+                                 .position = s->keys[c].position,
+                                 .k = (char *)p->k_data + (size_t)p->kv_offset[c] * size,
+                                 .v = (char *)p->v_data + (size_t)p->kv_offset[c] * size,
+                                 .ld = p->kv_ld,
+                                 .batch_ld = s->keys[c].rows * p->kv_ld,
+                                 .dk = a->dk + p->kv_offset[c],
+                                 .dv = a->dv + p->kv_offset[c],
+                                 .grad_ld = p->kv_ld,
+                                 .grad_batch_ld = s->keys[c].rows * p->kv_ld};
+    return (mf_attention_args){.type = p->type,
+                               .batch = s->batch,
+                               .tokens = p->tokens,
+                               .heads = s->heads,
+                               .first_head = s->first_head,
+                               .group = s->group,
+                               .kv_heads = s->kv_heads,
+                               .first_kv_head = s->first_kv_head,
+                               .head_dim = s->head_dim,
+                               .scale = scale_of(p),
+                               .query_chunks = s->query_chunks,
+                               .key_chunks = s->key_chunks,
+                               .queries = queries,
+                               .keys = keys,
+                               .q = p->q_data,
+                               .q_ld = p->q_ld,
+                               .o = p->o_data,
+                               .o_ld = p->q_ld,
+                               .lse = a->lse,
+                               .lse_ld = p->lse_ld,
+                               .d_o = p->d_o_data,
+                               .do_ld = p->q_ld,
+                               .delta = a->delta,
+                               .dq = a->dq,
+                               .dq_ld = p->q_ld};
+}
+
+/* Forward, delta and backward, its key chunks in `calls` calls. */
+static answer solve(mf_device *device, const problem *p, int calls) {
+    mf_query_chunk queries[CHUNKS];
+    mf_key_chunk keys[CHUNKS];
+    answer a = {.o = take(q_count(p), sizeof(float)),
+                .lse = before("lse", lse_count(p)),
+                .delta = take(p->s.batch * p->tokens * p->s.heads, sizeof(float)),
+                .dq = before("dq", q_count(p)),
+                .dk = before("dk", kv_count(p)),
+                .dv = before("dv", kv_count(p))};
+    mf_attention_args args = arguments(p, &a, queries, keys);
+    memset(p->o_data, 0, (size_t)q_count(p) * mf_dtype_bytes(p->type));
+    ASSERT_OK(mf_attention_forward(device, &args));
+    ASSERT_OK(mf_attention_delta(device, &args, a.delta));
+    for (int i = 0; i < calls; i++) {
+        int first = p->s.key_chunks * i / calls, end = p->s.key_chunks * (i + 1) / calls;
+        args.keys = keys + first;
+        args.key_chunks = end - first;
+        ASSERT_OK(mf_attention_backward(device, &args));
+    }
+    for (int64_t i = 0; i < q_count(p); i++)
+        a.o[i] = p->type == MF_F32 ? ((float *)p->o_data)[i] : mf_f32_from_bf16(((uint16_t *)p->o_data)[i]);
+    return a;
+}
+
+static void expect_near(const char *what, double error, mf_dtype type) {
+    if (error <= mf_tolerance(type)) return;
+    print_error("%s: relative error %g in %s\n", what, error, mf_dtype_name(type));
+    fail();
+}
+
+/* got: n values that began as before(name) and had `expected` added. */
+static void expect_added(const char *name, const float *got, const double *expected, int64_t n, mf_dtype type) {
+    float *added = before(name, n);
+    for (int64_t i = 0; i < n; i++) added[i] = got[i] - added[i];
+    expect_near(name, relative_error(n, added, expected), type);
+    free(added);
+}
+
+/* Padding of lse, which nothing may touch, counts as right. */
+static void expect_lse(const problem *p, const float *lse) {
+    double *expected = take(lse_count(p), sizeof *expected);
+    float *untouched = before("lse", lse_count(p));
+    for (int64_t i = 0; i < lse_count(p); i++)
+        expected[i] = i % p->lse_ld < p->s.heads ? p->lse[i] : (double)untouched[i];
+    expect_near("lse", relative_error(lse_count(p), lse, expected), p->type);
+    free(expected);
+    free(untouched);
+}
+
+static void expect_right(const problem *p, const answer *a) {
+    expect_near("o", relative_error(q_count(p), a->o, p->o), p->type);
+    expect_lse(p, a->lse);
+    expect_added("dq", a->dq, p->dq, q_count(p), p->type);
+    expect_added("dk", a->dk, p->dk, kv_count(p), p->type);
+    expect_added("dv", a->dv, p->dv, kv_count(p), p->type);
+}
+
+static void expect_same_bits(const problem *p, const answer *a, const answer *b) {
+    assert_memory_equal(a->o, b->o, (size_t)q_count(p) * sizeof(float));
+    assert_memory_equal(a->lse, b->lse, (size_t)lse_count(p) * sizeof(float));
+    assert_memory_equal(a->dq, b->dq, (size_t)q_count(p) * sizeof(float));
+    assert_memory_equal(a->dk, b->dk, (size_t)kv_count(p) * sizeof(float));
+    assert_memory_equal(a->dv, b->dv, (size_t)kv_count(p) * sizeof(float));
+}
+
+static mf_memory *memory;
+static mf_device *devices[DEVICES]; /* of 1, 2, ... threads */
+
+static int open_devices(void **state) {
+    (void)state;
+    ASSERT_OK(mf_memory_create(NULL, &memory));
+    for (int i = 0; i < DEVICES; i++) ASSERT_OK(mf_device_create("cpu", memory, i + 1, &devices[i]));
+    return 0;
+}
+
+static int close_devices(void **state) {
+    (void)state;
+    for (int i = 0; i < DEVICES; i++) mf_device_destroy(devices[i]);
+    assert_int_equal(mf_memory_stats_get(memory).now_total, 0);
+    mf_memory_destroy(memory);
+    return 0;
+}
+
+/* Right on every number of threads, with the keys' gradients in one call or in several; the same bits when repeated. */
+static void check_type(const shape *s, mf_dtype type) {
+    problem p = problem_open(s, type);
+    for (int i = 0; i < DEVICES; i++)
+        for (int calls = 1; calls <= s->key_chunks && calls <= 3; calls += 2) {
+            answer a = solve(devices[i], &p, calls), again = solve(devices[i], &p, calls);
+            expect_right(&p, &a);
+            expect_same_bits(&p, &a, &again);
+            answer_close(&a);
+            answer_close(&again);
+        }
+    problem_close(&p);
+}
+
+static void check(const shape *s) {
+    check_type(s, MF_F32);
+    check_type(s, MF_BF16);
+}
+
+static shape whole(int64_t batch, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t head_dim) {
+    return (shape){.batch = batch,
+                   .heads = heads,
+                   .group = heads / kv_heads,
+                   .kv_heads = kv_heads,
+                   .head_dim = head_dim,
+                   .query_chunks = 1,
+                   .key_chunks = 1,
+                   .queries = {{0, tokens}},
+                   .keys = {{0, tokens}}};
+}
+
+static void one_token(void **state) {
+    (void)state;
+    shape s = whole(1, 1, 2, 1, 8);
+    check(&s);
+}
+
+static void lengths_that_no_tile_divides(void **state) {
+    (void)state;
+    shape long_one = whole(1, 700, 2, 2, 20), middle = whole(2, 129, 4, 2, 64), wide = whole(1, 45, 3, 1, 128);
+    check(&long_one);
+    check(&middle);
+    check(&wide);
+}
+
+static void one_query_of_many_heads(void **state) {
+    (void)state;
+    shape s = whole(2, 600, 8, 2, 16);
+    s.queries[0] = (chunk){599, 1};
+    check(&s);
+}
+
+/* The call's heads 3 .. 8 of groups of 4 read key heads 0 (one of them), 1 (all) and 2 (one). */
+static void heads_that_straddle_groups(void **state) {
+    (void)state;
+    shape s = whole(2, 150, 6, 1, 8);
+    s.first_head = 7;
+    s.group = 4;
+    s.kv_heads = 3;
+    s.first_kv_head = 1;
+    check(&s);
+    s.queries[0].rows = s.keys[0].rows = 9;
+    check(&s);
+}
+
+/* More heads to a key head than share a unit, and than share a tile. */
+static void large_groups(void **state) {
+    (void)state;
+    shape s = whole(1, 140, 11, 1, 8), few = whole(1, 20, 40, 1, 8);
+    check(&s);
+    check(&few);
+}
+
+/* A sequence cut in 2 * ranks pieces; rank r has pieces r and 2 * ranks - 1 - r, keys come in the order of ranks. */
+static void check_zigzag(int ranks, const int64_t *rows) {
+    int64_t position[CHUNKS + 1] = {0};
+    for (int i = 0; i < 2 * ranks; i++) position[i + 1] = position[i] + rows[i];
+    shape s = whole(1, 0, 4, 2, 8);
+    s.key_chunks = 2 * ranks;
+    s.query_chunks = 2;
+    for (int r = 0; r < ranks; r++) {
+        int late = 2 * ranks - 1 - r;
+        s.keys[2 * r] = (chunk){position[r], rows[r]};
+        s.keys[2 * r + 1] = (chunk){position[late], rows[late]};
+    }
+    for (int r = 0; r < ranks; r++) {
+        s.queries[0] = s.keys[2 * r];
+        s.queries[1] = s.keys[2 * r + 1];
+        check(&s);
+    }
+}
+
+static void zigzag_cuts(void **state) {
+    (void)state;
+    check_zigzag(1, (int64_t[]){130, 131});
+    check_zigzag(2, (int64_t[]){70, 70, 69, 69});
+    check_zigzag(2, (int64_t[]){1, 0, 150, 2});
+    check_zigzag(3, (int64_t[]){40, 33, 0, 64, 0, 17});
+    check_zigzag(3, (int64_t[]){1, 1, 1, 1, 1, 0});
+}
+
+/* bf16 tiles multiplied as bf16 and as f32, whichever this machine would choose. */
+static void both_types_of_products(void **state) {
+    (void)state;
+    shape s = whole(1, 300, 4, 2, 64);
+    problem p = problem_open(&s, MF_BF16);
+    for (int type = MF_F32; type <= MF_BF16; type++) {
+        mf_device *device = NULL;
+        ASSERT_OK(mf_device_create("cpu", memory, DEVICES, &device));
+        mf_cpu_attention_set_products(mf_cpu_of(device)->attention, (mf_dtype)type);
+        answer a = solve(device, &p, 1);
+        expect_right(&p, &a);
+        answer_close(&a);
+        mf_device_destroy(device);
+    }
+    problem_close(&p);
+}
+
+static void nothing_to_do(void **state) {
+    (void)state;
+    shape no_tokens = whole(1, 0, 2, 1, 8), no_batch = whole(0, 5, 2, 1, 8);
+    check(&no_tokens);
+    check(&no_batch);
+}
+
+/* Tokens that see a NaN have NaN; those before it do not know of it. */
+static void nan_stays_nan(void **state) {
+    (void)state;
+    shape s = whole(1, 40, 1, 1, 8);
+    problem p = problem_open(&s, MF_F32);
+    ((float *)p.k_data)[39 * p.kv_ld] = NAN;
+    answer a = solve(devices[0], &p, 1);
+    for (int64_t i = 0; i < 40; i++) {
+        assert_int_equal(isnan(a.o[i * p.q_ld]) != 0, i == 39);
+        assert_int_equal(isnan(a.lse[i * p.lse_ld]) != 0, i == 39);
+    }
+    answer_close(&a);
+    problem_close(&p);
+}
+
+/* Scores of thousands neither overflow nor vanish: the largest takes all. */
+static void large_scores(void **state) {
+    (void)state;
+    shape s = whole(1, 70, 2, 1, 8);
+    problem p = problem_open(&s, MF_F32);
+    for (int64_t i = 0; i < q_count(&p); i++) ((float *)p.q_data)[i] = p.q[i] *= 3000;
+    memset(p.o, 0, (size_t)q_count(&p) * sizeof *p.o);
+    for (int64_t i = 0; i < 70; i++)
+        for (int64_t h = 0; h < 2; h++) reference_row(&p, 0, i, i, h);
+    answer a = solve(devices[0], &p, 1);
+    expect_near("o", relative_error(q_count(&p), a.o, p.o) * 0.01, MF_F32); /* rounding of scores, times scores */
+    expect_lse(&p, a.lse);
+    answer_close(&a);
+    problem_close(&p);
+}
+
+/* What is asked of the allocator is what the sizes alone say, it stays, and it does not grow with the sequence. */
+static void workspace_is_as_predicted(void **state) {
+    (void)state;
+    int64_t bytes[2] = {0};
+    for (int i = 0; i < 2; i++) {
+        shape s = whole(0, i ? 1400 : 700, 4, 1, 16); /* no sequence: nothing is computed */
+        problem p = problem_open(&s, MF_BF16);
+        answer a = {.dk = take(0, sizeof(float)), .dv = take(0, sizeof(float))};
+        mf_query_chunk queries[CHUNKS];
+        mf_key_chunk keys[CHUNKS];
+        mf_device *device = NULL;
+        mf_memory *own = NULL;
+        mf_attention_args args = arguments(&p, &a, queries, keys);
+        ASSERT_OK(mf_memory_create(NULL, &own));
+        ASSERT_OK(mf_device_create("cpu", own, DEVICES, &device));
+        int64_t held = mf_memory_stats_get(own).now_total;
+        ASSERT_OK(mf_attention_backward(device, &args));
+        bytes[i] = mf_memory_stats_get(own).now[MF_WORKSPACE] - held;
+        assert_int_equal(bytes[i], mf_cpu_attention_workspace(&args, DEVICES, true));
+        ASSERT_OK(mf_attention_backward(device, &args));
+        assert_int_equal(mf_memory_stats_get(own).now[MF_WORKSPACE] - held, bytes[i]);
+        mf_device_destroy(device);
+        mf_memory_destroy(own);
+        answer_close(&a);
+        problem_close(&p);
+    }
+    assert_int_equal(bytes[0], bytes[1]);
+}
+
+/* Every allocation of a first call fails once: an error, and the next call is right. */
+static void failed_allocations(void **state) {
+    (void)state;
+    shape s = whole(1, 40, 2, 1, 8);
+    problem p = problem_open(&s, MF_F32);
+    for (int64_t n = 1, failed = 1; failed; n++) {
+        mf_device *device = NULL;
+        mf_query_chunk queries[CHUNKS];
+        mf_key_chunk keys[CHUNKS];
+        answer a = {.lse = take(lse_count(&p), sizeof(float)), .dk = take(0, 1), .dv = take(0, 1)};
+        mf_attention_args args = arguments(&p, &a, queries, keys);
+        ASSERT_OK(mf_device_create("cpu", memory, DEVICES, &device));
+        mf_fault_arm(MF_FAULT_ALLOC, n);
+        mf_status status = mf_attention_forward(device, &args);
+        failed = mf_fault_fired(MF_FAULT_ALLOC);
+        mf_fault_arm(MF_FAULT_ALLOC, 0);
+        assert_int_equal(status, failed ? MF_ENOMEM : MF_OK);
+        answer_close(&a);
+        a = solve(device, &p, 1);
+        expect_right(&p, &a);
+        answer_close(&a);
+        mf_device_destroy(device);
+    }
+    problem_close(&p);
+}
+
+typedef struct rank_run {
+    pthread_t thread;
+    problem own; /* its outputs; inputs are shared */
+    answer a;
+} rank_run;
+
+static void *run_rank(void *argument) {
+    rank_run *run = argument;
+    mf_memory *own_memory = NULL;
+    mf_device *device = NULL;
+    ASSERT_OK(mf_memory_create(NULL, &own_memory));
+    ASSERT_OK(mf_device_create("cpu", own_memory, 1, &device));
+    run->a = solve(device, &run->own, 1);
+    mf_device_destroy(device);
+    mf_memory_destroy(own_memory);
+    return NULL;
+}
+
+/* Ranks are threads that share nothing but what they read. */
+static void ranks_as_threads(void **state) {
+    (void)state;
+    shape s = whole(1, 150, 4, 2, 8);
+    problem p = problem_open(&s, MF_BF16);
+    rank_run runs[3];
+    for (int i = 0; i < 3; i++) {
+        runs[i] = (rank_run){.own = p};
+        runs[i].own.o_data = take(q_count(&p), mf_dtype_bytes(p.type));
+        assert_int_equal(pthread_create(&runs[i].thread, NULL, run_rank, &runs[i]), 0);
+    }
+    for (int i = 0; i < 3; i++) assert_int_equal(pthread_join(runs[i].thread, NULL), 0);
+    for (int i = 0; i < 3; i++) {
+        expect_right(&p, &runs[i].a);
+        expect_same_bits(&p, &runs[i].a, &runs[0].a);
+    }
+    for (int i = 0; i < 3; i++) {
+        answer_close(&runs[i].a);
+        free(runs[i].own.o_data);
+    }
+    problem_close(&p);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_token),
+        cmocka_unit_test(lengths_that_no_tile_divides),
+        cmocka_unit_test(one_query_of_many_heads),
+        cmocka_unit_test(heads_that_straddle_groups),
+        cmocka_unit_test(large_groups),
+        cmocka_unit_test(zigzag_cuts),
+        cmocka_unit_test(both_types_of_products),
+        cmocka_unit_test(nothing_to_do),
+        cmocka_unit_test(nan_stays_nan),
+        cmocka_unit_test(large_scores),
+        cmocka_unit_test(workspace_is_as_predicted),
+        cmocka_unit_test(failed_allocations),
+        cmocka_unit_test(ranks_as_threads),
+    };
+    return cmocka_run_group_tests(tests, open_devices, close_devices);
+}

@@ -1,0 +1,151 @@
+/* comm_ranks.c: one rank of the MPI engine's test; comm_mpi.sh starts it under mpiexec, once for each way to
+ * end. Prints its error and ends the job, as a program should. */
+#include "comm_scenario.h"
+#include "comm/ops.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+static mf_status many_windows(mf_comm *comm) {
+    mf_memory *memory = NULL;
+    mf_shared shared = {0};
+    MF_TRY(mf_memory_create(NULL, &memory));
+    for (int i = 0; i < 40; i++) {
+        MF_TRY(mf_shared_alloc(comm, memory, MF_WEIGHTS, 1 << 20, "shard", &shared));
+        memset(shared.own, i, 1 << 20);
+        MF_TRY(mf_barrier(comm));
+        int next = (mf_comm_rank(comm) + 1) % mf_comm_size(comm);
+        if (mf_comm_borrows(comm)) EXPECT(((unsigned char *)shared.peer[next])[(1 << 20) - 1] == i);
+        MF_TRY(mf_barrier(comm));
+        mf_shared_free(comm, memory, &shared);
+    }
+    EXPECT(mf_memory_stats_get(memory).peak_total == 1 << 20);
+    mf_memory_destroy(memory);
+    return MF_OK;
+}
+
+static mf_status values(mf_world *world, bool borrows) {
+    mf_comm *comm = NULL;
+    EXPECT(strcmp(mf_world_engine(world), "mpi") == 0 && mf_launched_by_mpi());
+    EXPECT(mf_mpi_ranks() == mf_world_size(world));
+    MF_TRY(everyone(world, &comm));
+    EXPECT(mf_comm_borrows(comm) == borrows);
+    MF_TRY(check_all(comm, 0));
+    MF_TRY(check_overlap(comm));
+    MF_TRY(check_shared(comm));
+    MF_TRY(many_windows(comm));
+    MF_TRY(check_grid(world));
+    mf_comm_stat stats[MF_COMM_OPS];
+    mf_comm_stats(comm, stats);
+    EXPECT(stats[MF_OP_REDUCE].bytes > 0 && stats[MF_OP_REDUCE].borrowed_bytes == 0);
+    mf_comm_destroy(comm);
+    return MF_OK;
+}
+
+static mf_status borrowing(mf_world *world) {
+    return values(world, true);
+}
+static mf_status sending(mf_world *world) {
+    return values(world, false);
+}
+
+static mf_status mismatch(mf_world *world) {
+    mf_comm *comm = NULL;
+    char data[64] = {0};
+    MF_TRY(everyone(world, &comm));
+    MF_TRY(mf_barrier(comm));
+    return mf_broadcast(comm, data, mf_world_rank(world) == 1 ? 63 : 64, 0, NULL);
+}
+
+static mf_status other_group(mf_world *world) {
+    mf_comm *comm = NULL;
+    return mf_comm_create(world, mf_world_rank(world) == 1 ? "rows" : "columns", (int[]){0, 1}, 2, &comm);
+}
+
+static mf_status late(mf_world *world) {
+    mf_comm *comm = NULL;
+    MF_TRY(everyone(world, &comm));
+    if (mf_world_rank(world) != 1) return mf_barrier(comm);
+    sleep(30);
+    return MF_OK;
+}
+
+static mf_status late_request(mf_world *world) {
+    mf_comm *comm = NULL;
+    char data[64] = {0};
+    mf_request request = {0};
+    MF_TRY(everyone(world, &comm));
+    if (mf_world_rank(world) == 1) sleep(30);
+    MF_TRY(mf_broadcast(comm, data, 64, 0, &request));
+    return mf_finish(comm, &request);
+}
+
+static mf_status late_signal(mf_world *world) {
+    mf_comm *comm = NULL;
+    MF_TRY(everyone(world, &comm));
+    if (mf_world_rank(world) != 1) return mf_await(comm, 1, 2, 9);
+    sleep(30);
+    return MF_OK;
+}
+
+static mf_status own_error(mf_world *world) {
+    mf_comm *comm = NULL;
+    MF_TRY(everyone(world, &comm));
+    if (mf_world_rank(world) == 1) return MF_FAIL(MF_EIO, "no such data file");
+    return mf_barrier(comm);
+}
+
+static mf_status killed(mf_world *world) {
+    mf_comm *comm = NULL;
+    MF_TRY(everyone(world, &comm));
+    if (mf_world_rank(world) == 1) raise(SIGKILL);
+    return mf_barrier(comm);
+}
+
+/* Rank 0 can't account for its part. Each says so before any of them ends the job. */
+static mf_status no_memory(mf_world *world) {
+    mf_comm *comm = NULL;
+    mf_memory *memory = NULL;
+    mf_shared shared = {0};
+    MF_TRY(everyone(world, &comm));
+    MF_TRY(mf_memory_create(NULL, &memory));
+    if (mf_world_rank(world) == 0) mf_fault_arm(MF_FAULT_ALLOC, 2);
+    mf_status status = mf_shared_alloc(comm, memory, MF_WEIGHTS, 64, "weights", &shared);
+    EXPECT(mf_memory_stats_get(memory).now_total == 0 && !shared.peer);
+    if (status) fprintf(stderr, "rank %d: %s\n", mf_world_rank(world), mf_error_last()->message);
+    sleep(1);
+    return status;
+}
+
+static const struct {
+    const char *name;
+    mf_status (*body)(mf_world *world);
+} ways[] = {
+    {"borrowing", borrowing},     {"sending", sending},     {"mismatch", mismatch},
+    {"other_group", other_group}, {"late", late},           {"late_request", late_request},
+    {"late_signal", late_signal}, {"own_error", own_error}, {"killed", killed},
+    {"no_memory", no_memory},
+};
+
+static mf_status run_way(mf_world *world, void *argument) {
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+        if (strcmp(ways[i].name, argument) == 0) return ways[i].body(world);
+    return MF_FAIL(MF_EINVAL, "no way named %s", (char *)argument);
+}
+
+/* comm_ranks WAY [timeout_s [ranks]] */
+int main(int argc, char **argv) {
+    char *way = argc > 1 ? argv[1] : "";
+    mf_launch_options options = {.engine = "mpi",
+                                 .timeout_s = argc > 2 ? atof(argv[2]) : 60,
+                                 .ranks = argc > 3 ? atoi(argv[3]) : 0,
+                                 .no_borrow = strcmp(way, "sending") == 0};
+    if (!mf_launch(&options, run_way, way)) {
+        mf_status again = mf_launch(&options, run_way, way);
+        return again == MF_EINVAL && strstr(mf_error_last()->message, "once in a process") ? 0 : 2;
+    }
+    fprintf(stderr, "rank %d: %s\n", mf_rank_get(), mf_error_last()->message);
+    mf_abort_peers(1);
+    return 1;
+}
