@@ -1,4 +1,5 @@
-/* attention.c: forward and backward attention in GFLOP/s of causal pairs, beside oneDNN's rate on a square product. */
+/* attention.c: forward and backward attention in GFLOP/s of causal pairs, beside oneDNN's rate on a square
+ * product. */
 #include "meshfold/device.h"
 
 #include <dnnl.h>
@@ -9,7 +10,7 @@
 
 enum { SEQUENCE = 4096, HEADS = 16, KV_HEADS = 4, SQUARE = 2048, REPEATS = 1 };
 
-static void check(int failed, const char *what) {
+static void check(bool failed, const char *what) {
     if (!failed) return;
     fprintf(stderr, "%s failed: %s\n", what, mf_error_last()->message);
     exit(1);
@@ -42,7 +43,8 @@ static double square_rate(mf_memory *memory, mf_dtype type, int threads) {
     mf_buffer data[3];
     double best = 0;
     omp_set_num_threads(threads);
-    check(dnnl_engine_create(&engine, dnnl_cpu, 0) || dnnl_stream_create(&stream, engine, 0), "oneDNN engine");
+    check(dnnl_engine_create(&engine, dnnl_cpu, 0) || dnnl_stream_create(&stream, engine, 0),
+          "oneDNN engine");
     check(dnnl_memory_desc_init_by_tag(&in, 2, dims, type == MF_F32 ? dnnl_f32 : dnnl_bf16, dnnl_ab) ||
               dnnl_memory_desc_init_by_tag(&out, 2, dims, dnnl_f32, dnnl_ab) ||
               dnnl_matmul_desc_init(&matmul, &in, &in, NULL, &out) ||
@@ -121,8 +123,8 @@ static void attention_rates(mf_memory *memory, mf_dtype type, int64_t d, int thr
     double pairs = 0.5 * SEQUENCE * (SEQUENCE + 1) * HEADS * (double)d * 1e-9;
     double forward = 4 * pairs / seconds(device, &args, mf_attention_forward);
     double backward = 10 * pairs / seconds(device, &args, mf_attention_backward);
-    printf("%-4s  %3lld  %7d  %9.1f  %7.1f  %5.2f  %8.1f  %5.2f\n", mf_dtype_name(type), (long long)d, threads, square,
-           forward, forward / square, backward, backward / square);
+    printf("%-4s  %3lld  %7d  %9.1f  %7.1f  %5.2f  %8.1f  %5.2f\n", mf_dtype_name(type), (long long)d,
+           threads, square, forward, forward / square, backward, backward / square);
     for (int i = 0; i < 10; i++) mf_buffer_free(memory, &buffer[i]);
     mf_device_destroy(device);
 }
@@ -130,8 +132,8 @@ static void attention_rates(mf_memory *memory, mf_dtype type, int64_t d, int thr
 int main(void) {
     mf_memory *memory = NULL;
     check(mf_memory_create(NULL, &memory), "memory");
-    printf("%d tokens, %d heads, %d key heads; GFLOP/s, and shares of the square product's\n", SEQUENCE, HEADS,
-           KV_HEADS);
+    printf("%d tokens, %d heads, %d key heads; GFLOP/s, and shares of the square product's\n", SEQUENCE,
+           HEADS, KV_HEADS);
     printf("type    d  threads  %d^3 oneDNN  forward  share  backward  share\n", SQUARE);
     for (int type = MF_F32; type <= MF_BF16; type++)
         for (int threads = 1; threads <= 2; threads++) {

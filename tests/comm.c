@@ -18,9 +18,7 @@ static mf_status with_group(mf_world *world, mf_status (*check)(mf_comm *comm)) 
     return status;
 }
 
-static mf_status check_exactly(mf_comm *comm) {
-    return check_all(comm, 0);
-}
+static mf_status check_exactly(mf_comm *comm) { return check_all(comm, 0); }
 
 static mf_status whole_scenario(mf_world *world, void *argument) {
     (void)argument;
@@ -149,9 +147,7 @@ typedef struct fault_case {
 
 static char scratch[MOST_RANKS][4096];
 
-static char *own_scratch(const mf_comm *comm) {
-    return scratch[mf_comm_rank(comm)];
-}
+static char *own_scratch(const mf_comm *comm) { return scratch[mf_comm_rank(comm)]; }
 
 static mf_status other_operation(mf_comm *comm, bool odd) {
     MF_TRY(mf_barrier(comm));
@@ -229,9 +225,7 @@ static mf_status bad_offsets(mf_comm *comm, bool odd) {
     size_t offsets[] = {0, odd ? 9 : 0, 8, 8};
     return mf_allgather(comm, own_scratch(comm), own_scratch(comm) + 100, offsets, NULL);
 }
-static mf_status bad_count(mf_comm *comm, bool odd) {
-    return mf_allreduce_f32(comm, NULL, odd ? -1 : 0);
-}
+static mf_status bad_count(mf_comm *comm, bool odd) { return mf_allreduce_f32(comm, NULL, odd ? -1 : 0); }
 static mf_status bad_buffer(mf_comm *comm, bool odd) {
     return mf_broadcast(comm, odd ? NULL : own_scratch(comm), 4, 0, NULL);
 }

@@ -20,9 +20,7 @@ static void put(const char *name, const char *content) {
     ASSERT_OK(mf_file_write(at(name), content, strlen(content)));
 }
 
-static void link_to(const char *target, const char *name) {
-    assert_int_equal(symlink(target, at(name)), 0);
-}
+static void link_to(const char *target, const char *name) { assert_int_equal(symlink(target, at(name)), 0); }
 
 static void expect(const char *const *paths, int count, const char *content, int files) {
     mf_text text;

@@ -38,6 +38,9 @@ mf_status mf_launch(const mf_launch_options *options, mf_rank_body body, void *a
 bool mf_launched_by_mpi(void);
 /* Ranks that mpiexec started; 1 outside it. Known without starting MPI. */
 int mf_mpi_ranks(void);
+/* Ends the other ranks' processes, so that a rank whose mf_launch failed can print its error first. Under mpi
+ * it ends this process too, with exit status `code`; elsewhere it does nothing. */
+void mf_abort_peers(int code);
 /* Text about the MPI library, or "" when built without. Static. */
 const char *mf_mpi_description(void);
 
@@ -80,6 +83,10 @@ mf_status mf_shift(mf_comm *comm, const void *send, size_t send_bytes, void *rec
                    mf_request *request);
 /* Waits for a started transfer. A request that is not outstanding returns MF_OK. */
 mf_status mf_finish(mf_comm *comm, mf_request *request);
+
+/* Gives a request up because this rank has failed: hands the thread's last error to all ranks and waits until
+ * the transfer has let go of its buffers. For `fail:` labels; accepts a request that is not outstanding. */
+void mf_abandon(mf_comm *comm, mf_request *request);
 
 /* Memory that the group's members can address in each other, where mf_comm_borrows; else peers are NULL but
  * one's own. */

@@ -27,7 +27,7 @@ typedef struct command {
     mf_train_report report;
     json_t *resolved;
     char *save_to;
-    bool started; /* all inputs were read */
+    bool launched;
 } command;
 
 static void add(command *c, int group, mf_flag flag) {
@@ -250,6 +250,7 @@ static mf_status launch(command *c) {
                                  .ranks = mf_mesh_ranks(&c->options.mesh),
                                  .timeout_s = c->s.comm_timeout,
                                  .no_borrow = c->s.no_borrow};
+    c->launched = true;
     return mf_launch(&options, body, c);
 }
 
@@ -272,6 +273,7 @@ int mf_command_train(int argc, char **argv) {
         if (!status) status = launch(&c);
     }
     int code = status ? mf_report_error(status) : 0;
+    if (c.launched && status) mf_abort_peers(code);
     free_all(&c);
     return code;
 }

@@ -10,9 +10,7 @@ static const char *const op_names[MF_OP_KINDS] = {"barrier", "broadcast",       
                                                   "reduce",  "allreduce",         "shift",
                                                   "signal",  "shared allocation", "creation"};
 
-const char *mf_op_name(int op) {
-    return op >= 0 && op < MF_OP_KINDS ? op_names[op] : "unknown operation";
-}
+const char *mf_op_name(int op) { return op >= 0 && op < MF_OP_KINDS ? op_names[op] : "unknown operation"; }
 
 static const char *describe(const mf_header *h, char text[TEXT]) {
     const char *name = mf_op_name(h->op);

@@ -107,18 +107,10 @@ void mf_comm_destroy(mf_comm *comm) {
     mf_host_free(comm);
 }
 
-int mf_comm_rank(const mf_comm *comm) {
-    return comm->rank;
-}
-int mf_comm_size(const mf_comm *comm) {
-    return comm->size;
-}
-const char *mf_comm_axis(const mf_comm *comm) {
-    return comm->axis;
-}
-bool mf_comm_borrows(const mf_comm *comm) {
-    return comm->borrows;
-}
+int mf_comm_rank(const mf_comm *comm) { return comm->rank; }
+int mf_comm_size(const mf_comm *comm) { return comm->size; }
+const char *mf_comm_axis(const mf_comm *comm) { return comm->axis; }
+bool mf_comm_borrows(const mf_comm *comm) { return comm->borrows; }
 
 void mf_comm_stats(const mf_comm *comm, mf_comm_stat *stats) {
     memcpy(stats, comm->stats, sizeof comm->stats);
@@ -356,9 +348,7 @@ void mf_abandon(mf_comm *comm, mf_request *request) {
 }
 
 /* What mf_buffer_alloc accounts for as many bytes: plans and measurements compare to the byte. */
-static size_t accounted(size_t bytes) {
-    return (bytes + 63) & ~(size_t)63;
-}
+static size_t accounted(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
 static mf_status shared_own(mf_comm *comm, mf_memory *memory, const char *what, mf_shared *out) {
     mf_buffer buffer = {0};

@@ -4,23 +4,13 @@
  * moves its part, and all meet again before buffers go back to their callers. A member may leave the first
  * meeting (an error, a timeout) only while it is incomplete, and then nobody completes it; once it is
  * complete all take part to the end. So nobody reads memory of a rank that has already returned. */
-#include "comm/ops.h"
+#include "comm/local_meeting.h"
 
-#include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-enum { COUNT_BITS = 16, MAX_RANKS = (1 << COUNT_BITS) - 1, BLOCK = 1024, SPIN = 64 };
-static const double spin_s = 20e-6;
-
-/* Where threads sleep until a word has grown. Wakers take the lock only when somebody sleeps. */
-typedef struct gate {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    atomic_int sleepers;
-} gate;
+enum { BLOCK = 1024 };
 
 typedef struct post {
     const void *send;
@@ -29,11 +19,12 @@ typedef struct post {
 } post;
 
 typedef struct lane {
-    gate gate;
-    atomic_uint_least64_t meetings;  /* completed << COUNT_BITS | members in the one that is not */
+    mf_meeting meeting;
     atomic_uint_least64_t *sequence; /* [size] the last operation each member came to, for errors */
-    mf_header *headers; /* [2, size] of this operation and the one before: a fast member may post the */
-    post *posts;        /* next barrier while a slow one still looks at this */
+    /* [2, size], for odd and even operations: a fast member posts the next while a slow one still looks at a
+     * barrier */
+    mf_header *headers;
+    post *posts;
 } lane;
 
 typedef struct signals {
@@ -48,7 +39,7 @@ typedef struct group {
     int *ranks;   /* [size] */
     bool *joined; /* [size] */
     lane lanes[MF_LANES];
-    gate signal_gate;
+    mf_gate signal_gate;
     signals *signals; /* [size] */
 } group;
 
@@ -65,119 +56,6 @@ typedef struct shared_set {
     void *data[]; /* [size] */
 } shared_set;
 
-static mf_status gate_init(gate *g) {
-    pthread_condattr_t monotonic;
-    if (pthread_condattr_init(&monotonic)) return MF_FAIL(MF_ENOMEM, "no condition variable");
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    int error = pthread_cond_init(&g->changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    if (error) return MF_FAIL(MF_ENOMEM, "no condition variable");
-    pthread_mutex_init(&g->lock, NULL);
-    return MF_OK;
-}
-
-static void gate_destroy(gate *g) {
-    pthread_cond_destroy(&g->changed);
-    pthread_mutex_destroy(&g->lock);
-}
-
-static void gate_wake(gate *g) {
-    pthread_mutex_lock(&g->lock);
-    pthread_cond_broadcast(&g->changed);
-    pthread_mutex_unlock(&g->lock);
-}
-
-/* The word was stored before sleepers is read, and sleepers is raised before the word is read again: both
- * sequentially consistent, so one of the two sides sees the other. */
-static void gate_open(gate *g) {
-    if (atomic_load(&g->sleepers)) gate_wake(g);
-}
-
-static void relax(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
-
-static bool spin_until(const atomic_uint_least64_t *word, uint64_t target) {
-    double end = mf_now_s() + spin_s;
-    do {
-        for (int i = 0; i < SPIN; i++) {
-            if (atomic_load(word) >= target) return true;
-            relax();
-        }
-    } while (mf_now_s() < end);
-    return false;
-}
-
-static struct timespec deadline_after(double seconds) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    /* A year is as good as any longer time, and can't overflow. */
-    double whole = seconds < 3e7 ? seconds : 3e7;
-    t.tv_sec += (time_t)whole;
-    t.tv_nsec += (long)((whole - (double)(time_t)whole) * 1e9);
-    if (t.tv_nsec >= 1000000000) {
-        t.tv_nsec -= 1000000000;
-        t.tv_sec++;
-    }
-    return t;
-}
-
-/* MF_OK: the word reached target. MF_ECOMM: the world failed. MF_ETIMEOUT. None is set as the thread's error.
- */
-static mf_status sleep_until(const mf_world *world, gate *g, const atomic_uint_least64_t *word,
-                             uint64_t target) {
-    struct timespec deadline = deadline_after(world->timeout_s);
-    int late = 0;
-    pthread_mutex_lock(&g->lock);
-    atomic_fetch_add(&g->sleepers, 1);
-    while (atomic_load(word) < target && !mf_world_failed(world) && late != ETIMEDOUT)
-        late = pthread_cond_timedwait(&g->changed, &g->lock, &deadline);
-    atomic_fetch_sub(&g->sleepers, 1);
-    pthread_mutex_unlock(&g->lock);
-    if (atomic_load(word) >= target) return MF_OK;
-    return mf_world_failed(world) ? MF_ECOMM : MF_ETIMEOUT;
-}
-
-static mf_status wait_until(const mf_world *world, gate *g, const atomic_uint_least64_t *word,
-                            uint64_t target) {
-    const party *p = world->state;
-    if (atomic_load(word) >= target || (p->spin && spin_until(word, target))) return MF_OK;
-    return sleep_until(world, g, word, target);
-}
-
-/* For what is sure to come: no error and no clock ends it. */
-static void wait_surely(const mf_world *world, gate *g, const atomic_uint_least64_t *word, uint64_t target) {
-    const party *p = world->state;
-    if (p->spin && spin_until(word, target)) return;
-    pthread_mutex_lock(&g->lock);
-    atomic_fetch_add(&g->sleepers, 1);
-    while (atomic_load(word) < target) pthread_cond_wait(&g->changed, &g->lock);
-    atomic_fetch_sub(&g->sleepers, 1);
-    pthread_mutex_unlock(&g->lock);
-}
-
-/* Returns the value of l->meetings from which on the meeting that this member joined is complete. */
-static uint64_t meeting_join(lane *l, int size) {
-    uint64_t seen = atomic_load(&l->meetings), next;
-    do {
-        bool last = (seen & MAX_RANKS) + 1 == (uint64_t)size;
-        next = last ? ((seen >> COUNT_BITS) + 1) << COUNT_BITS : seen + 1;
-    } while (!atomic_compare_exchange_weak(&l->meetings, &seen, next));
-    uint64_t complete = ((seen >> COUNT_BITS) + 1) << COUNT_BITS;
-    if (next == complete) gate_open(&l->gate);
-    return complete;
-}
-
-/* False when the meeting completed before this member could leave. */
-static bool meeting_leave(lane *l, uint64_t complete) {
-    uint64_t seen = atomic_load(&l->meetings);
-    while (seen < complete)
-        if (atomic_compare_exchange_weak(&l->meetings, &seen, seen - 1)) return true;
-    return false;
-}
-
 typedef struct absence {
     const lane *lane;
     uint64_t sequence;
@@ -190,16 +68,9 @@ static bool absent(const void *context, int member) {
 
 static mf_status meet_first(mf_comm *comm, lane *l, const mf_header *header) {
     atomic_store(&l->sequence[comm->rank], header->sequence);
-    uint64_t complete = meeting_join(l, comm->size);
-    mf_status status = wait_until(comm->world, &l->gate, &l->meetings, complete);
-    if (!status || !meeting_leave(l, complete)) return MF_OK;
+    mf_status status = mf_meeting_enter(&l->meeting, comm->world, comm->size);
     if (status == MF_ECOMM) return mf_world_fail(comm->world);
-    return mf_late(comm, header, absent, &(absence){l, header->sequence});
-}
-
-static void meet_again(mf_comm *comm, lane *l) {
-    uint64_t complete = meeting_join(l, comm->size);
-    wait_surely(comm->world, &l->gate, &l->meetings, complete);
+    return status ? mf_late(comm, header, absent, &(absence){l, header->sequence}) : MF_OK;
 }
 
 static void copy(void *to, const void *from, size_t bytes) {
@@ -258,8 +129,8 @@ static void move(const mf_comm *comm, const mf_transfer *t, const post *posts) {
     }
 }
 
-/* Posts, meets, compares. *peers: all members' posts, valid until meet_again. Unless *met the others are not
- * there. */
+/* Posts, meets, compares. *peers: all members' posts, valid until mf_meeting_complete. Unless *met the others
+ * are not there. */
 static mf_status exchange(mf_comm *comm, lane *l, const mf_header *header, const post *own,
                           const post **peers, bool *met) {
     size_t row = (header->sequence & 1) * (size_t)comm->size;
@@ -282,7 +153,7 @@ static mf_status local_transfer(mf_comm *comm, int lane_index, const mf_transfer
     if (!status) move(comm, t, peers);
     /* Nothing of a barrier is read after the first meeting; an error means that some other operation was
      * posted. */
-    if (status || t->header.op != MF_OP_BARRIER) meet_again(comm, l);
+    if (status || t->header.op != MF_OP_BARRIER) mf_meeting_complete(&l->meeting, comm->size);
     return status;
 }
 
@@ -310,7 +181,7 @@ static mf_status shared_exchange(mf_comm *comm, const mf_header *header, shared_
         out->own = own;
         out->handle = common;
     }
-    meet_again(comm, l);
+    mf_meeting_complete(&l->meeting, comm->size);
     return status;
 }
 
@@ -346,14 +217,14 @@ static mf_status local_signal(mf_comm *comm, int slot, uint64_t value) {
         return MF_FAIL(MF_EINVAL, "axis %s: signal %d falls from %llu to %llu", comm->axis, slot,
                        (unsigned long long)atomic_load(word), (unsigned long long)value);
     atomic_store(word, value);
-    gate_open(&g->signal_gate);
+    mf_gate_notice(&g->signal_gate);
     return MF_OK;
 }
 
 static mf_status local_await(mf_comm *comm, int peer, int slot, uint64_t value) {
     group *g = comm->state;
     const atomic_uint_least64_t *word = &g->signals[peer].value[slot];
-    mf_status status = wait_until(comm->world, &g->signal_gate, word, value);
+    mf_status status = mf_gate_wait(&g->signal_gate, comm->world, word, value);
     if (status == MF_ECOMM) return mf_world_fail(comm->world);
     return status ? mf_late_signal(comm, peer, slot, value, atomic_load(word)) : MF_OK;
 }
@@ -370,12 +241,12 @@ static void group_destroy(group *g) {
     if (!g) return;
     for (int i = 0; i < MF_LANES; i++) {
         lane *l = &g->lanes[i];
-        gate_destroy(&l->gate);
+        mf_gate_destroy(&l->meeting.gate);
         mf_host_free(l->posts);
         mf_host_free(l->headers);
         mf_host_free(l->sequence);
     }
-    gate_destroy(&g->signal_gate);
+    mf_gate_destroy(&g->signal_gate);
     free(g->signals);
     mf_host_free(g->joined);
     mf_host_free(g->ranks);
@@ -383,24 +254,25 @@ static void group_destroy(group *g) {
     mf_host_free(g);
 }
 
-static mf_status group_gates(group *g) {
-    gate *gates[] = {&g->signal_gate, &g->lanes[MF_LANE_MAIN].gate, &g->lanes[MF_LANE_REQUESTS].gate};
+static mf_status group_gates(group *g, bool spin) {
+    mf_gate *gates[] = {&g->signal_gate, &g->lanes[MF_LANE_MAIN].meeting.gate,
+                        &g->lanes[MF_LANE_REQUESTS].meeting.gate};
     for (int i = 0; i < 3; i++) {
-        mf_status status = gate_init(gates[i]);
+        mf_status status = mf_gate_init(gates[i], spin);
         if (!status) continue;
-        while (i > 0) gate_destroy(gates[--i]);
+        while (i > 0) mf_gate_destroy(gates[--i]);
         return status;
     }
     return MF_OK;
 }
 
-static mf_status group_create(const mf_comm *comm, group **out) {
+static mf_status group_create(const mf_comm *comm, bool spin, group **out) {
     mf_status status;
     group *g = NULL;
     size_t n = (size_t)comm->size;
     void *values = NULL;
     MF_TRY(mf_host_alloc(1, sizeof *g, &g));
-    if ((status = group_gates(g))) {
+    if ((status = group_gates(g, spin))) {
         mf_host_free(g);
         return status;
     }
@@ -430,7 +302,7 @@ static bool group_awaits(const group *g, const mf_comm *comm) {
 static mf_status join_locked(party *p, mf_comm *comm) {
     group **link = &p->groups;
     while (*link && !group_awaits(*link, comm)) link = &(*link)->next;
-    if (!*link) MF_TRY(group_create(comm, link));
+    if (!*link) MF_TRY(group_create(comm, p->spin, link));
     (*link)->joined[comm->rank] = true;
     comm->state = *link;
     return MF_OK;
@@ -462,8 +334,8 @@ static void local_wake(mf_world *world) {
     party *p = world->state;
     pthread_mutex_lock(&p->lock);
     for (group *g = p->groups; g; g = g->next) {
-        gate_wake(&g->signal_gate);
-        for (int i = 0; i < MF_LANES; i++) gate_wake(&g->lanes[i].gate);
+        mf_gate_wake(&g->signal_gate);
+        for (int i = 0; i < MF_LANES; i++) mf_gate_wake(&g->lanes[i].meeting.gate);
     }
     pthread_mutex_unlock(&p->lock);
 }
@@ -527,8 +399,8 @@ static void start_and_join(member *members, int ranks) {
 static mf_status local_launch(const mf_launch_options *o, mf_rank_body body, void *argument) {
     party p = {0};
     member *members = NULL;
-    if (o->ranks < 1 || o->ranks > MAX_RANKS)
-        return MF_FAIL(MF_EINVAL, "%d ranks: the local engine takes 1 to %d", o->ranks, (int)MAX_RANKS);
+    if (o->ranks < 1 || o->ranks > MF_MEETING_MOST)
+        return MF_FAIL(MF_EINVAL, "%d ranks: the local engine takes 1 to %d", o->ranks, (int)MF_MEETING_MOST);
     MF_TRY(mf_host_alloc((size_t)o->ranks, sizeof *members, &members));
     mf_status status = party_init(&p, o->ranks);
     if (status) {

@@ -80,9 +80,7 @@ mf_status mf_mpi_meet(mf_comm *comm, int lane, const mf_header *header) {
     return status == MF_ETIMEOUT ? mf_late(comm, header, not_received, l->requests) : status;
 }
 
-static int piece(size_t left, size_t most) {
-    return (int)(left < most ? left : most);
-}
+static int piece(size_t left, size_t most) { return (int)(left < most ? left : most); }
 
 static mf_status broadcast(mf_comm *comm, MPI_Comm on, const mf_header *h, void *data, size_t bytes,
                            int root) {
@@ -118,9 +116,7 @@ static char *term(const turn *t, int member) {
     return t->lane->terms + (int64_t)member * TERMS * t->header->element_bytes;
 }
 
-static MPI_Datatype type_of(const mf_header *h) {
-    return h->element_bytes == 4 ? MPI_FLOAT : MPI_DOUBLE;
-}
+static MPI_Datatype type_of(const mf_header *h) { return h->element_bytes == 4 ? MPI_FLOAT : MPI_DOUBLE; }
 
 static mf_status spread_terms(mf_comm *comm, const turn *t) {
     mf_mpi_lane *l = t->lane;

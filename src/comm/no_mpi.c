@@ -2,9 +2,7 @@
  * by name and not run as many separate worlds. */
 #include "comm/ops.h"
 
-const char *mf_mpi_description(void) {
-    return "";
-}
+const char *mf_mpi_description(void) { return ""; }
 
 static mf_status no_mpi_launch(const mf_launch_options *options, mf_rank_body body, void *argument) {
     (void)options, (void)body, (void)argument;

@@ -91,9 +91,7 @@ const char *mf_op_name(int op);
 
 mf_status mf_failure_init(mf_failure *failure);
 void mf_failure_destroy(mf_failure *failure);
-static inline bool mf_world_failed(const mf_world *world) {
-    return atomic_load(&world->failure->set);
-}
+static inline bool mf_world_failed(const mf_world *world) { return atomic_load(&world->failure->set); }
 /* Sets the calling thread's last error as the world's, unless there is one; adopts the world's; returns its
  * status. */
 mf_status mf_world_fail(mf_world *world);
@@ -109,12 +107,5 @@ mf_status mf_late_signal(const mf_comm *comm, int peer, int slot, uint64_t value
 
 /* total += term, n elements. */
 void mf_sum_add(void *total, const void *term, int64_t n, int element_bytes);
-
-/* Ends the other ranks' processes, so that a rank whose mf_launch failed can print its error first. Under mpi
- * it ends this process too, with exit status `code`; elsewhere it does nothing. */
-void mf_abort_peers(int code);
-/* Gives a request up because this rank has failed: hands the thread's last error to all ranks and waits until
- * the transfer has let go of its buffers. For `fail:` labels; accepts a request that is not outstanding. */
-void mf_abandon(mf_comm *comm, mf_request *request);
 
 #endif

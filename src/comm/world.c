@@ -38,9 +38,7 @@ static const char *ranks_in_environment(void) {
     return ranks ? ranks : getenv("PMI_SIZE");
 }
 
-bool mf_launched_by_mpi(void) {
-    return ranks_in_environment() != NULL;
-}
+bool mf_launched_by_mpi(void) { return ranks_in_environment() != NULL; }
 
 int mf_mpi_ranks(void) {
     const char *ranks = ranks_in_environment();
@@ -48,15 +46,9 @@ int mf_mpi_ranks(void) {
     return n > 0 && n <= INT32_MAX ? (int)n : 1;
 }
 
-int mf_world_rank(const mf_world *world) {
-    return world->rank;
-}
-int mf_world_size(const mf_world *world) {
-    return world->size;
-}
-const char *mf_world_engine(const mf_world *world) {
-    return world->engine->name;
-}
+int mf_world_rank(const mf_world *world) { return world->rank; }
+int mf_world_size(const mf_world *world) { return world->size; }
+const char *mf_world_engine(const mf_world *world) { return world->engine->name; }
 
 mf_status mf_failure_init(mf_failure *failure) {
     atomic_init(&failure->set, false);
@@ -66,9 +58,7 @@ mf_status mf_failure_init(mf_failure *failure) {
     return MF_OK;
 }
 
-void mf_failure_destroy(mf_failure *failure) {
-    pthread_mutex_destroy(&failure->lock);
-}
+void mf_failure_destroy(mf_failure *failure) { pthread_mutex_destroy(&failure->lock); }
 
 mf_status mf_world_fail(mf_world *world) {
     mf_failure *f = world->failure;

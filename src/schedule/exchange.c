@@ -30,7 +30,7 @@ fail:
 void mf_exchange_destroy(mf_exchange *x) {
     if (!x->comm) return;
     mf_memory *memory = mf_device_memory(x->device);
-    mf_finish(x->comm, &x->travel);
+    mf_abandon(x->comm, &x->travel);
     mf_buffer_free(memory, &x->gathered);
     mf_buffer_free(memory, &x->travelling[0]);
     mf_buffer_free(memory, &x->travelling[1]);

@@ -87,14 +87,13 @@ mf_status mf_stream_end_turn(mf_stream *s) {
 
 mf_status mf_stream_finish(mf_stream *s) { return s->turns > 1 ? s->kind->finish(s) : MF_OK; }
 
-/* After an error requests may be outstanding: a failed group has stopped, and finishing them waits for that.
- */
+/* Nothing is outstanding unless an error came. */
 void mf_stream_close(mf_stream *s) {
     if (!s->store) return;
     mf_memory *memory = mf_device_memory(s->store->device);
     for (int i = 0; i < 2; i++) {
-        mf_finish(s->store->comm, &s->weights_in[i]);
-        mf_finish(s->store->comm, &s->grads_out[i]);
+        mf_abandon(s->store->comm, &s->weights_in[i]);
+        mf_abandon(s->store->comm, &s->grads_out[i]);
     }
     for (int i = 0; i < 2; i++) {
         mf_buffer_free(memory, &s->weights[i]);

@@ -43,12 +43,8 @@ static mf_status values(mf_world *world, bool borrows) {
     return MF_OK;
 }
 
-static mf_status borrowing(mf_world *world) {
-    return values(world, true);
-}
-static mf_status sending(mf_world *world) {
-    return values(world, false);
-}
+static mf_status borrowing(mf_world *world) { return values(world, true); }
+static mf_status sending(mf_world *world) { return values(world, false); }
 
 static mf_status mismatch(mf_world *world) {
     mf_comm *comm = NULL;

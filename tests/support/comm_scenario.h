@@ -17,12 +17,8 @@ enum { MOST_BYTES = 9000, MOST_RANKS = 8, PER_RANK = 1500 };
 static const int payload_sizes[] = {0, 1, 7, 1000, 2100};
 enum { PAYLOADS = sizeof payload_sizes / sizeof payload_sizes[0] };
 
-static inline unsigned char byte_of(int rank, int i) {
-    return (unsigned char)(17 * rank + 3 * i + 1);
-}
-static inline float term_of(int rank, int i) {
-    return 1.1f * (float)(rank + 1) + 0.37f * (float)i;
-}
+static inline unsigned char byte_of(int rank, int i) { return (unsigned char)(17 * rank + 3 * i + 1); }
+static inline float term_of(int rank, int i) { return 1.1f * (float)(rank + 1) + 0.37f * (float)i; }
 
 static inline mf_status everyone(mf_world *world, mf_comm **out) {
     int ranks[64];

@@ -3,17 +3,18 @@
 
 #include <stdlib.h>
 
-/* The type in which bf16 tiles are multiplied. Widened to f32 the products are the same but for the rounding of
- * probabilities, which gets better; and without AMX Intel's bf16 dot products run at half the rate of f32's
- * multiply-adds. Other makers' run at twice that rate. */
+static bool machine_has(dnnl_cpu_isa_t isa) { return ((unsigned)dnnl_get_effective_cpu_isa() & isa) == isa; }
+
+/* The type in which bf16 tiles are multiplied. Widened to f32 the products are the same but for the rounding
+ * of probabilities, which gets better. On the Intel reference machine, without AMX, bf16 tiles ran at half
+ * the rate of f32 ones; other makers' are assumed, not measured, to be faster in bf16. */
 static mf_dtype choose_bf16_products(void) {
-    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
     bool intel = false;
 #if defined(__x86_64__)
     intel = __builtin_cpu_is("intel");
 #endif
-    if (isa == dnnl_cpu_isa_all || (isa & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx) return MF_BF16;
-    return !intel && (isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16 ? MF_BF16 : MF_F32;
+    if (machine_has(dnnl_cpu_isa_avx512_core_amx)) return MF_BF16;
+    return !intel && machine_has(dnnl_cpu_isa_avx512_core_bf16) ? MF_BF16 : MF_F32;
 }
 
 mf_status mf_cpu_attention_create(mf_device *device, mf_cpu_attention **out) {
@@ -57,7 +58,8 @@ static mf_status reserve_runs(attention_runs *runs, int64_t count) {
 }
 
 /* Runs of one chunk, equally long but the last. */
-static void cut(attention_runs *runs, int chunk, int64_t rows, int64_t position, int64_t first_row, int64_t tile) {
+static void cut(attention_runs *runs, int chunk, int64_t rows, int64_t position, int64_t first_row,
+                int64_t tile) {
     for (int64_t i = 0; i < rows; i += tile) {
         attention_run run = {mf_min(tile, rows - i), position + i, first_row + i, chunk};
         runs->run[runs->count++] = run;
@@ -83,7 +85,8 @@ static mf_status cut_keys(const mf_attention_args *args, attention_runs *runs) {
     int64_t count = 0;
     for (int i = 0; i < args->key_chunks; i++) count += mf_ceil_div(args->keys[i].rows, KEY_TILE);
     MF_TRY(reserve_runs(runs, count));
-    for (int i = 0; i < args->key_chunks; i++) cut(runs, i, args->keys[i].rows, args->keys[i].position, 0, KEY_TILE);
+    for (int i = 0; i < args->key_chunks; i++)
+        cut(runs, i, args->keys[i].rows, args->keys[i].position, 0, KEY_TILE);
     return MF_OK;
 }
 
@@ -106,20 +109,23 @@ static size_t carve(attention_layout *layout, int64_t elements, mf_dtype type) {
 }
 
 /* Scores, and the same in the product type: in place where that is f32. */
-static void carve_scores(attention_layout *layout, int64_t elements, mf_dtype product, size_t *scores, size_t *rounded) {
+static void carve_scores(attention_layout *layout, int64_t elements, mf_dtype product, size_t *scores,
+                         size_t *rounded) {
     *scores = carve(layout, elements, MF_F32);
     *rounded = product == MF_F32 ? *scores : carve(layout, elements, product);
 }
 
 static void carve_scratch(attention_layout *layout, const attention_shape *shapes, int count) {
     for (int i = 0; i < count; i++)
-        layout->scratch_bytes = (size_t)mf_max((int64_t)layout->scratch_bytes,
-                                               (int64_t)mf_cpu_attention_scratch(&shapes[i]));
+        layout->scratch_bytes =
+            (size_t)mf_max((int64_t)layout->scratch_bytes, (int64_t)mf_cpu_attention_scratch(&shapes[i]));
     layout->scratch = carve(layout, (int64_t)layout->scratch_bytes / 4, MF_F32);
 }
 
-static void lay_out_forward(attention_layout *l, mf_dtype product, int64_t batches, int64_t m, int64_t n, int64_t d) {
-    const attention_shape shapes[] = {{m, n, d, product, false, true, false}, {m, d, n, product, false, false, true}};
+static void lay_out_forward(attention_layout *l, mf_dtype product, int64_t batches, int64_t m, int64_t n,
+                            int64_t d) {
+    const attention_shape shapes[] = {{m, n, d, product, false, true, false},
+                                      {m, d, n, product, false, false, true}};
     l->q = carve(l, batches * m * d, product);
     l->k = carve(l, n * d, product);
     l->v = carve(l, n * d, product);
@@ -130,7 +136,8 @@ static void lay_out_forward(attention_layout *l, mf_dtype product, int64_t batch
     carve_scratch(l, shapes, 2);
 }
 
-static void lay_out_backward(attention_layout *l, mf_dtype product, int threads, int64_t m, int64_t n, int64_t d) {
+static void lay_out_backward(attention_layout *l, mf_dtype product, int threads, int64_t m, int64_t n,
+                             int64_t d) {
     const attention_shape shapes[] = {{n, m, d, product, false, true, false},
                                       {n, d, m, product, false, false, true},
                                       {m, d, n, product, true, false, false}};
@@ -159,15 +166,18 @@ static void gather_heads(attention_job *job, int threads, int64_t longest, int64
 }
 
 /* Everything that follows from sizes alone. */
-static void plan(attention_job *job, const mf_attention_args *args, mf_dtype bf16_products, int threads, bool backward) {
+static void plan(attention_job *job, const mf_attention_args *args, mf_dtype bf16_products, int threads,
+                 bool backward) {
     int64_t longest_queries = 0, longest_keys = 0;
-    for (int i = 0; i < args->query_chunks; i++) longest_queries = mf_max(longest_queries, args->queries[i].rows);
+    for (int i = 0; i < args->query_chunks; i++)
+        longest_queries = mf_max(longest_queries, args->queries[i].rows);
     for (int i = 0; i < args->key_chunks; i++) longest_keys = mf_max(longest_keys, args->keys[i].rows);
     longest_queries = mf_min(longest_queries, QUERY_TILE);
     job->args = args;
     job->product = args->type == MF_F32 ? MF_F32 : bf16_products;
     gather_heads(job, threads, longest_queries, count_query_runs(args));
-    int64_t m = attention_pad(job->merged * longest_queries), n = attention_pad(mf_min(longest_keys, KEY_TILE));
+    int64_t m = attention_pad(job->merged * longest_queries),
+            n = attention_pad(mf_min(longest_keys, KEY_TILE));
     if (backward)
         lay_out_backward(&job->layout, job->product, threads, m, n, args->head_dim);
     else
@@ -180,7 +190,12 @@ size_t mf_cpu_attention_workspace(const mf_attention_args *args, int threads, bo
     return job.layout.bytes * (size_t)threads;
 }
 
-void mf_cpu_attention_set_products(mf_cpu_attention *attention, mf_dtype type) { attention->bf16_products = type; }
+mf_status mf_cpu_attention_set_products(mf_cpu_attention *attention, mf_dtype type) {
+    if (type == MF_BF16 && !machine_has(dnnl_cpu_isa_avx512_core))
+        return MF_FAIL(MF_EUNSUPPORTED, "attention: products of bf16 need AVX-512");
+    attention->bf16_products = type;
+    return MF_OK;
+}
 
 static mf_status grow(mf_cpu_attention *a, size_t bytes) {
     if (bytes <= a->workspace.bytes) return MF_OK;
@@ -189,13 +204,15 @@ static mf_status grow(mf_cpu_attention *a, size_t bytes) {
     return MF_OK;
 }
 
-mf_status mf_cpu_attention_begin(mf_device *device, const mf_attention_args *args, bool backward, attention_job *job) {
+mf_status mf_cpu_attention_begin(mf_device *device, const mf_attention_args *args, bool backward,
+                                 attention_job *job) {
     mf_cpu_attention *a = mf_cpu_of(device)->attention;
     *job = (attention_job){.attention = a};
     plan(job, args, a->bf16_products, a->lane_count, backward);
     MF_TRY(cut_queries(args, &a->queries));
     MF_TRY(cut_keys(args, &a->keys));
-    if (a->queries.count) qsort(a->queries.run, (size_t)a->queries.count, sizeof *a->queries.run, later_first);
+    if (a->queries.count)
+        qsort(a->queries.run, (size_t)a->queries.count, sizeof *a->queries.run, later_first);
     MF_TRY(grow(a, job->layout.bytes * (size_t)a->lane_count));
     for (int i = 0; i < a->lane_count; i++) {
         a->lanes[i].base = (char *)a->workspace.data + (size_t)i * job->layout.bytes;
@@ -219,8 +236,10 @@ mf_status mf_cpu_attention_delta(mf_device *device, const mf_attention_args *arg
         for (int64_t h = 0; h < args->heads; h++) {
             int64_t o = i * args->o_ld + h * d, d_o = i * args->do_ld + h * d;
             delta[i * args->heads + h] =
-                args->type == MF_F32 ? mf_cpu_row_dot_f32((const float *)args->o + o, (const float *)args->d_o + d_o, d)
-                                     : mf_cpu_row_dot_bf16((const uint16_t *)args->o + o, (const uint16_t *)args->d_o + d_o, d);
+                args->type == MF_F32
+                    ? mf_cpu_row_dot_f32((const float *)args->o + o, (const float *)args->d_o + d_o, d)
+                    : mf_cpu_row_dot_bf16((const uint16_t *)args->o + o, (const uint16_t *)args->d_o + d_o,
+                                          d);
         }
     return MF_OK;
 }

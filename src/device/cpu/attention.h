@@ -4,11 +4,12 @@
 
 #include "device/cpu/cpu.h"
 
-/* Workspace that a call needs, in bytes, from its sizes alone (chunks' rows; no data is read). It is one buffer,
- * kept between calls: a call that needs more frees it and takes a new one, others leave it as it is. */
+/* Workspace that a call needs, in bytes, from its sizes alone (chunks' rows; no data is read). It is one
+ * buffer, kept between calls: a call that needs more frees it and takes a new one. */
 size_t mf_cpu_attention_workspace(const mf_attention_args *args, int threads, bool backward);
 
-/* Sets the type in which bf16 tiles are multiplied, which create chooses for the machine. */
-void mf_cpu_attention_set_products(mf_cpu_attention *attention, mf_dtype type);
+/* Sets the type in which bf16 tiles are multiplied, which create chooses for the machine. MF_EUNSUPPORTED
+ * where oneDNN has no products of bf16. */
+mf_status mf_cpu_attention_set_products(mf_cpu_attention *attention, mf_dtype type);
 
 #endif

@@ -1,9 +1,9 @@
 /* attention_backward.c: gradients, key tile by key tile; probabilities come again from lse.
  *
- * All heads' tiles against one key tile are a wave. Its pairs (query tile, key tile), in one order, are cut into as
- * many stretches of equal cost as there are lanes. A query tile's dq has one writer a wave; waves are apart by
- * barriers. A key head whose pairs fall to several lanes gets its dk and dv from the first at once and from the
- * others, in the order of lanes, after the barrier: so the same threads give the same bits. */
+ * All heads' tiles against one key tile are a wave. Its pairs (query tile, key tile), in one order, are cut
+ * into as many stretches of equal cost as there are lanes. A query tile's dq has one writer a wave; waves are
+ * apart by barriers. A key head whose pairs fall to several lanes gets its dk and dv from the first at once
+ * and from the others, in the order of lanes, after the barrier: so the same threads give the same bits. */
 #include "device/cpu/attention_tile.h"
 
 #include <omp.h>
@@ -36,7 +36,8 @@ static int64_t owner(const backward_wave *wave, int64_t cost_before) {
     return cost_before * wave->lanes / wave->cost;
 }
 
-/* scores, d_scores: [m keys, pad(heads * rows)]: transposed, so that most products find their operands as they are. */
+/* scores, d_scores: [m keys, pad(heads * rows)]: transposed, so that most products find their operands as
+ * they are. */
 static void gradient_tile(const attention_job *job, attention_lane *lane, const attention_tile *tile,
                           const attention_run *keys, int64_t m) {
     int64_t rows = tile->run->rows, total = tile->heads * rows, n = attention_pad(total);
@@ -49,8 +50,8 @@ static void gradient_tile(const attention_job *job, attention_lane *lane, const 
         int64_t hidden = j < keys->rows ? mf_max(0, mf_min(ahead, rows)) : rows;
         int64_t from = hidden & ~(int64_t)15; /* no remainders: those run one by one */
         for (int64_t at = 0; at < total; at += rows) {
-            mf_cpu_row_gradients(s + at + from, dp + at + from, lse + at + from, delta + at + from, rows - from, factor,
-                                 scale);
+            mf_cpu_row_gradients(s + at + from, dp + at + from, lse + at + from, delta + at + from,
+                                 rows - from, factor, scale);
             memset(s + at, 0, (size_t)hidden * sizeof *s);
             memset(dp + at, 0, (size_t)hidden * sizeof *dp);
         }
@@ -100,7 +101,8 @@ static mf_status backward_tile(const backward_wave *wave, attention_lane *lane, 
     void *d_s = attention_at(lane, l->d_s);
     load_queries(job, lane, tile);
     MF_TRY(mf_cpu_attention_multiply(lane, &scores, k, q, attention_at(lane, l->scores)));
-    MF_TRY(mf_cpu_attention_multiply(lane, &scores, attention_at(lane, l->v), d_o, attention_at(lane, l->d_scores)));
+    MF_TRY(mf_cpu_attention_multiply(lane, &scores, attention_at(lane, l->v), d_o,
+                                     attention_at(lane, l->d_scores)));
     gradient_tile(job, lane, tile, wave->keys, m);
     MF_TRY(mf_cpu_attention_multiply(lane, &keys, attention_at(lane, l->p), d_o, dv));
     MF_TRY(mf_cpu_attention_multiply(lane, &keys, d_s, q, dk));
@@ -118,15 +120,16 @@ static void begin_column(const backward_wave *wave, attention_lane *lane, backwa
     size_t offset = (size_t)first * mf_dtype_bytes(a->type);
     column->grads = attention_at(lane, job->layout.grads[wave->pending >= 0]);
     memset(column->grads, 0, (size_t)(2 * padded * d) * sizeof *column->grads);
-    mf_cpu_attention_pack(attention_at(lane, job->layout.k), job->product, (const char *)chunk->k + offset, a->type,
-                          chunk->ld, rows, d, padded);
-    mf_cpu_attention_pack(attention_at(lane, job->layout.v), job->product, (const char *)chunk->v + offset, a->type,
-                          chunk->ld, rows, d, padded);
+    mf_cpu_attention_pack(attention_at(lane, job->layout.k), job->product, (const char *)chunk->k + offset,
+                          a->type, chunk->ld, rows, d, padded);
+    mf_cpu_attention_pack(attention_at(lane, job->layout.v), job->product, (const char *)chunk->v + offset,
+                          a->type, chunk->ld, rows, d, padded);
 }
 
 static backward_column column_of(const backward_wave *wave, int64_t number) {
     const mf_attention_args *a = wave->job->args;
-    backward_column column = {.number = number, .batch = number / a->kv_heads, .kv_head = number % a->kv_heads};
+    backward_column column = {
+        .number = number, .batch = number / a->kv_heads, .kv_head = number % a->kv_heads};
     mf_cpu_attention_heads(a, column.kv_head, &column.first, &column.end);
     column.end = mf_max(column.first, column.end);
     return column;
@@ -151,7 +154,8 @@ static mf_status column_pairs(const backward_wave *wave, attention_lane *lane, b
     const attention_job *job = wave->job;
     const attention_runs *queries = &job->attention->queries;
     for (int64_t head = column->first; head < column->end; head += job->merged) {
-        attention_tile tile = {NULL, column->batch, head, mf_min(job->merged, column->end - head), column->kv_head};
+        attention_tile tile = {NULL, column->batch, head, mf_min(job->merged, column->end - head),
+                               column->kv_head};
         for (int64_t i = 0; i < queries->count; i++) {
             tile.run = &queries->run[i];
             int64_t cost = tile.heads * pair_cost(tile.run, wave->keys);
@@ -188,7 +192,8 @@ static int64_t head_cost(const attention_job *job, const attention_run *keys) {
     return cost;
 }
 
-/* Adds what lanes after the first to reach a column have summed, in their order. By one lane, between barriers. */
+/* Adds what lanes after the first to reach a column have summed, in their order. By one lane, between
+ * barriers. */
 static void settle(const backward_wave *wave) {
     const mf_cpu_attention *attention = wave->job->attention;
     for (int64_t i = 1; i < wave->lanes; i++) {

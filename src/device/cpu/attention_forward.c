@@ -1,20 +1,21 @@
-/* attention_forward.c: a query tile meets its keys tile by tile, its softmax kept online (Dao, arXiv 2307.08691). */
+/* attention_forward.c: query tiles meet keys tile by tile, with an online softmax (arXiv 2307.08691). */
 #include "device/cpu/attention_tile.h"
 
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
-/* Query heads of one key head and a run of queries: at most `batches` tiles that share each packed key tile. */
+/* Query heads of one key head and a run of queries: at most `batches` tiles that share a packed key tile. */
 typedef struct forward_unit {
     attention_tile tiles[FORWARD_BATCHES];
     int count;
     int64_t stride; /* rows of the lane's buffers that a tile has */
 } forward_unit;
 
-/* A row of n scores becomes probabilities relative to the row's running maximum; those past `visible` become 0. */
-static void softmax_row(float *scores, int64_t visible, int64_t n, float factor, float *top, float *sum, float *o,
-                        int64_t d) {
+/* A row of n scores becomes probabilities relative to the row's running maximum; those past `visible` become
+ * 0. */
+static void softmax_row(float *scores, int64_t visible, int64_t n, float factor, float *top, float *sum,
+                        float *o, int64_t d) {
     /* No remainders, since those run one by one: what fills the last vector has no weight. */
     int64_t whole = factor != 0 ? mf_min(n, (visible + 15) & ~(int64_t)15) : visible;
     for (int64_t i = visible; i < whole; i++) scores[i] = copysignf(INFINITY, -factor);
@@ -29,8 +30,8 @@ static void softmax_row(float *scores, int64_t visible, int64_t n, float factor,
 }
 
 /* scores: [pad(heads * rows), n] of a tile against a key tile; row by row, heads outermost. */
-static void softmax_tile(const attention_job *job, attention_lane *lane, const attention_tile *tile, int64_t at,
-                         const attention_run *keys, int64_t n) {
+static void softmax_tile(const attention_job *job, attention_lane *lane, const attention_tile *tile,
+                         int64_t at, const attention_run *keys, int64_t n) {
     int64_t d = job->args->head_dim, rows = tile->run->rows, total = tile->heads * rows;
     float factor = job->args->scale * MF_CPU_LOG2E;
     float *scores = attention_at(lane, job->layout.scores), *o = attention_at(lane, job->layout.o);
@@ -44,8 +45,8 @@ static void softmax_tile(const attention_job *job, attention_lane *lane, const a
     }
 }
 
-static mf_status forward_tile(const attention_job *job, attention_lane *lane, const attention_tile *tile, int64_t at,
-                              const attention_run *keys, int64_t n) {
+static mf_status forward_tile(const attention_job *job, attention_lane *lane, const attention_tile *tile,
+                              int64_t at, const attention_run *keys, int64_t n) {
     int64_t d = job->args->head_dim, m = attention_pad(tile->heads * tile->run->rows);
     size_t q = job->layout.q + (size_t)(at * d) * mf_dtype_bytes(job->product);
     float *o = (float *)attention_at(lane, job->layout.o) + at * d;
@@ -70,10 +71,10 @@ static mf_status meet_keys(const attention_job *job, attention_lane *lane, const
     int64_t d = a->head_dim, n = attention_pad(keys.rows);
     int64_t first = tile->batch * chunk->batch_ld + keys.row * chunk->ld + tile->kv_head * d;
     size_t offset = (size_t)first * mf_dtype_bytes(a->type);
-    mf_cpu_attention_pack(attention_at(lane, job->layout.k), job->product, (const char *)chunk->k + offset, a->type,
-                          chunk->ld, keys.rows, d, n);
-    mf_cpu_attention_pack(attention_at(lane, job->layout.v), job->product, (const char *)chunk->v + offset, a->type,
-                          chunk->ld, keys.rows, d, n);
+    mf_cpu_attention_pack(attention_at(lane, job->layout.k), job->product, (const char *)chunk->k + offset,
+                          a->type, chunk->ld, keys.rows, d, n);
+    mf_cpu_attention_pack(attention_at(lane, job->layout.v), job->product, (const char *)chunk->v + offset,
+                          a->type, chunk->ld, keys.rows, d, n);
     for (int i = 0; i < unit->count; i++)
         MF_TRY(forward_tile(job, lane, &unit->tiles[i], i * unit->stride, &keys, n));
     return MF_OK;
@@ -116,7 +117,7 @@ static void end_tile(const attention_job *job, attention_lane *lane, const atten
     }
 }
 
-/* The unit of a number; count is 0 where a key head has fewer query heads than others. Heavy ones come first. */
+/* The unit of a number; count is 0 where a key head has fewer query heads. Heavy ones come first. */
 static forward_unit unit_of(const attention_job *job, int64_t number, int64_t blocks) {
     const mf_attention_args *a = job->args;
     int64_t block = number % blocks, kv_head = number / blocks % a->kv_heads;

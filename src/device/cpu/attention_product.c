@@ -1,4 +1,4 @@
-/* attention_product.c: products of tiles by oneDNN, with a lane's primitives kept by shape; packing of tiles. */
+/* attention_product.c: products of tiles by oneDNN, a lane's primitives kept by shape; packing of tiles. */
 #include "device/cpu/attention_tile.h"
 
 #include <omp.h>
@@ -16,8 +16,8 @@
     } while (0)
 
 static mf_status dnnl_failed(dnnl_status_t status, const char *call) {
-    return MF_FAIL(status == dnnl_out_of_memory ? MF_ENOMEM : MF_ELIBRARY, "attention: oneDNN status %d from %s",
-                   (int)status, call);
+    return MF_FAIL(status == dnnl_out_of_memory ? MF_ENOMEM : MF_ELIBRARY,
+                   "attention: oneDNN status %d from %s", (int)status, call);
 }
 
 mf_status mf_cpu_attention_lane_open(attention_lane *lane, dnnl_engine_t engine) {
@@ -46,7 +46,8 @@ size_t mf_cpu_attention_scratch(const attention_shape *s) {
     return (size_t)elements * mf_dtype_bytes(s->type) + (32 << 10);
 }
 
-static mf_status describe(dnnl_memory_desc_t *out, int64_t rows, int64_t cols, mf_dtype type, bool transposed) {
+static mf_status describe(dnnl_memory_desc_t *out, int64_t rows, int64_t cols, mf_dtype type,
+                          bool transposed) {
     dnnl_dims_t dims = {rows, cols}, strides = {transposed ? 1 : cols, transposed ? rows : 1};
     DNNL_TRY(dnnl_memory_desc_init_by_strides(out, 2, dims, type == MF_F32 ? dnnl_f32 : dnnl_bf16, strides));
     return MF_OK;
@@ -95,7 +96,8 @@ static size_t scratch_wanted(const dnnl_primitive_desc_t desc) {
     return dnnl_memory_desc_get_size(dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0));
 }
 
-/* A primitive that wants more scratch than the workspace has for its shape (another machine's, say) brings its own. */
+/* A primitive that wants more scratch than the workspace has for its shape (another machine's, say) brings
+ * its own. */
 static mf_status product_open(attention_lane *lane, const attention_shape *s, attention_product *out) {
     mf_status status = MF_OK;
     dnnl_primitive_desc_t desc = NULL;
@@ -118,8 +120,9 @@ fail:
 }
 
 static bool same_shape(const attention_shape *a, const attention_shape *b) {
-    return a->m == b->m && a->n == b->n && a->k == b->k && a->type == b->type && a->a_transposed == b->a_transposed &&
-           a->b_transposed == b->b_transposed && a->accumulate == b->accumulate;
+    return a->m == b->m && a->n == b->n && a->k == b->k && a->type == b->type &&
+           a->a_transposed == b->a_transposed && a->b_transposed == b->b_transposed &&
+           a->accumulate == b->accumulate;
 }
 
 /* A place for a new product: an empty one, or that of the product unused for longest. */
@@ -145,8 +148,8 @@ static mf_status find(attention_lane *lane, const attention_shape *s, attention_
     return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
 }
 
-mf_status mf_cpu_attention_multiply(attention_lane *lane, const attention_shape *s, const void *a, const void *b,
-                                    float *c) {
+mf_status mf_cpu_attention_multiply(attention_lane *lane, const attention_shape *s, const void *a,
+                                    const void *b, float *c) {
     attention_product *p = NULL;
     union { /* oneDNN takes what it only reads as writable */
         const void *in;
@@ -166,8 +169,8 @@ mf_status mf_cpu_attention_multiply(attention_lane *lane, const attention_shape 
     return MF_OK;
 }
 
-void mf_cpu_attention_pack(void *out, mf_dtype product, const void *in, mf_dtype type, int64_t ld, int64_t rows,
-                           int64_t cols, int64_t padded) {
+void mf_cpu_attention_pack(void *out, mf_dtype product, const void *in, mf_dtype type, int64_t ld,
+                           int64_t rows, int64_t cols, int64_t padded) {
     size_t in_size = mf_dtype_bytes(type), out_row = mf_dtype_bytes(product) * (size_t)cols;
     char *to = out;
     const char *from = in;
@@ -180,15 +183,16 @@ void mf_cpu_attention_pack(void *out, mf_dtype product, const void *in, mf_dtype
     memset(to, 0, (size_t)(padded - rows) * out_row);
 }
 
-void mf_cpu_attention_pack_queries(const attention_job *job, const attention_tile *tile, const void *in, int64_t ld,
-                                   void *out) {
+void mf_cpu_attention_pack_queries(const attention_job *job, const attention_tile *tile, const void *in,
+                                   int64_t ld, void *out) {
     const mf_attention_args *a = job->args;
     int64_t rows = tile->run->rows, d = a->head_dim, total = tile->heads * rows;
     int64_t first = (tile->batch * a->tokens + tile->run->row) * ld;
     char *to = out;
     for (int64_t h = 0; h < tile->heads; h++) {
         int64_t padded = h + 1 < tile->heads ? rows : rows + attention_pad(total) - total;
-        const char *from = (const char *)in + (size_t)(first + (tile->head + h) * d) * mf_dtype_bytes(a->type);
+        const char *from =
+            (const char *)in + (size_t)(first + (tile->head + h) * d) * mf_dtype_bytes(a->type);
         mf_cpu_attention_pack(to, job->product, from, a->type, ld, rows, d, padded);
         to += (size_t)(rows * d) * mf_dtype_bytes(job->product);
     }

@@ -1,5 +1,5 @@
-/* attention_rows.c: loops over one row, which the compiler turns into vector code; alone in a file because gcc 12
- * leaves those with a reduction scalar where it inlines them into large functions. */
+/* attention_rows.c: loops over one row, which the compiler turns into vector code; alone in a file because
+ * gcc 12 leaves those with a reduction scalar where it inlines them into large functions. */
 #include "device/cpu/attention_rows.h"
 
 #include "meshfold/base.h"
@@ -14,8 +14,9 @@ static inline float madd(float a, float b, float c) {
 #endif
 }
 
-/* 2^t to a relative 1e-7; 0 below 2^-127, infinity from 2^128, NaN of NaN. Free of branches, so that loops over it
- * become vector code: t splits into an integer, which becomes the exponent, and a rest in [-1/2, 1/2]. */
+/* 2^t to a relative 1e-7; 0 below 2^-127, infinity from 2^128, NaN of NaN. Free of branches, so that loops
+ * over it become vector code: t splits into an integer, which becomes the exponent, and a rest in [-1/2,
+ * 1/2]. */
 static inline float exp2_of(float t) {
     t = t < -127.0f ? -127.0f : t;
     t = t > 128.0f ? 128.0f : t;

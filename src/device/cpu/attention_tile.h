@@ -7,8 +7,8 @@
 
 #include <dnnl.h>
 
-/* Rows of a tile. Short query tiles keep the square that straddles the diagonal, half of it wasted, small; with
- * these a lane's tiles stay within a second-level cache of 2 MiB, and products run as fast as large ones. */
+/* Rows of a tile. Short query tiles keep the square that straddles the diagonal, half of it wasted, small.
+ * A lane's tiles fit a second-level cache of 2 MiB or nearly, and products run as fast as large ones. */
 enum { QUERY_TILE = 128, KEY_TILE = 512, FORWARD_BATCHES = 4, PRODUCTS = 256 };
 
 /* c: [m, n] f32 = a: [m, k] · b: [k, n], all dense; += with accumulate. */
@@ -36,14 +36,14 @@ typedef struct attention_runs {
     int64_t count, capacity;
 } attention_runs;
 
-/* Where a lane's tiles lie in its workspace, in bytes; unused ones have no length. */
+/* Where a lane's tiles lie in its workspace, in bytes; forward and backward each have some. */
 typedef struct attention_layout {
-    size_t q, d_o, k, v;    /* product type */
+    size_t q, d_o, k, v;     /* product type */
     size_t scores, d_scores; /* f32 */
-    size_t p, d_s;          /* product type; the f32 tiles themselves where that is f32 */
-    size_t o, dq;           /* f32 */
-    size_t grads[2];        /* f32: dk, then dv, of two key tiles */
-    size_t row_a, row_b;    /* f32, one a query row */
+    size_t p, d_s;           /* product type; the f32 tiles themselves where that is f32 */
+    size_t o, dq;            /* f32 */
+    size_t grads[2];         /* f32: dk, then dv, of two key tiles */
+    size_t row_a, row_b;     /* f32, one a query row */
     size_t scratch, scratch_bytes;
     size_t bytes;
 } attention_layout;
@@ -97,8 +97,9 @@ static inline int64_t attention_pad(int64_t n) {
     return padded;
 }
 
-/* Cuts the call's chunks into runs (queries by falling position), lays out the workspace and finds the lanes. */
-mf_status mf_cpu_attention_begin(mf_device *device, const mf_attention_args *args, bool backward, attention_job *job);
+/* Cuts the call's chunks into runs (queries by falling position), lays out the workspace, readies lanes. */
+mf_status mf_cpu_attention_begin(mf_device *device, const mf_attention_args *args, bool backward,
+                                 attention_job *job);
 /* The first failure of a lane in the order of lanes, as this thread's error. */
 mf_status mf_cpu_attention_end(attention_job *job);
 /* The call's query heads that read its key head kv_head: [*first, *end). */
@@ -107,17 +108,17 @@ void mf_cpu_attention_heads(const mf_attention_args *args, int64_t kv_head, int6
 mf_status mf_cpu_attention_lane_open(attention_lane *lane, dnnl_engine_t engine);
 void mf_cpu_attention_lane_close(attention_lane *lane);
 /* Called inside the parallel region: primitives are made for the one thread that runs them. */
-mf_status mf_cpu_attention_multiply(attention_lane *lane, const attention_shape *shape, const void *a, const void *b,
-                                    float *c);
+mf_status mf_cpu_attention_multiply(attention_lane *lane, const attention_shape *shape, const void *a,
+                                    const void *b, float *c);
 /* Most scratch that a product of this shape is given. */
 size_t mf_cpu_attention_scratch(const attention_shape *shape);
 
 /* out: [padded, cols] of type `product` = in: [rows, cols], then rows of zeros. */
-void mf_cpu_attention_pack(void *out, mf_dtype product, const void *in, mf_dtype type, int64_t ld, int64_t rows,
-                           int64_t cols, int64_t padded);
+void mf_cpu_attention_pack(void *out, mf_dtype product, const void *in, mf_dtype type, int64_t ld,
+                           int64_t rows, int64_t cols, int64_t padded);
 /* The rows of `tile` of a matrix [batch, tokens, heads, head_dim], padded. */
-void mf_cpu_attention_pack_queries(const attention_job *job, const attention_tile *tile, const void *in, int64_t ld,
-                                   void *out);
+void mf_cpu_attention_pack_queries(const attention_job *job, const attention_tile *tile, const void *in,
+                                   int64_t ld, void *out);
 
 static inline void *attention_at(const attention_lane *lane, size_t offset) { return lane->base + offset; }
 

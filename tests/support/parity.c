@@ -1,0 +1,216 @@
+/* parity.c: see parity.h. */
+#include "parity.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const parity_case cases[] = {
+    {"grouped heads",
+     {.hidden = 32, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 40, .vocab = 50},
+     2,
+     24},
+    {"one key head, odd sizes",
+     {.hidden = 18, .layers = 2, .heads = 3, .kv_heads = 1, .head_dim = 6, .ffn = 17, .vocab = 13},
+     3,
+     7},
+    {"one token, tied",
+     {.hidden = 20,
+      .layers = 2,
+      .heads = 6,
+      .kv_heads = 3,
+      .head_dim = 4,
+      .ffn = 11,
+      .vocab = 29,
+      .tied = true},
+     2,
+     1},
+    {"fewer features than ranks",
+     {.hidden = 10, .layers = 1, .heads = 5, .kv_heads = 5, .head_dim = 2, .ffn = 3, .vocab = 5},
+     1,
+     33},
+    {"groups that straddle shards",
+     {.hidden = 48,
+      .layers = 2,
+      .heads = 8,
+      .kv_heads = 2,
+      .head_dim = 10,
+      .ffn = 50,
+      .vocab = 101,
+      .tied = true},
+     1,
+     130},
+};
+
+const parity_case *parity_case_at(int index) {
+    static _Thread_local parity_case one;
+    if (index >= (int)(sizeof cases / sizeof *cases)) return NULL;
+    one = cases[index];
+    one.config.rope_theta = 10000;
+    one.config.norm_eps = 1e-5;
+    one.config.init_range = 0.2; /* large, so that attention is far from uniform */
+    return &one;
+}
+
+void parity_tokens(const parity_case *shape, int32_t *ids, int32_t *labels) {
+    uint64_t vocab = (uint64_t)shape->config.vocab;
+    for (int64_t i = 0; i < shape->batch * shape->tokens; i++) {
+        ids[i] = (int32_t)(mf_random_u64(3, mf_random_key("ids"), (uint64_t)i) % vocab);
+        labels[i] = (int32_t)(mf_random_u64(3, mf_random_key("labels"), (uint64_t)i) % vocab);
+        if (i % 7 == 5) labels[i] = -1;
+    }
+}
+
+double parity_scale(const parity_case *shape, const int32_t *labels) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < shape->batch * shape->tokens; i++) count += labels[i] >= 0;
+    return 1.0 / (double)count;
+}
+
+/* One model with its f32 weights filled in, on a mesh or alone. */
+typedef struct member {
+    mf_model *model;
+    mf_model_state state;
+    mf_buffer master, ids, labels;
+} member;
+
+static mf_status member_create(const parity_run *r, const mf_mesh *mesh, mf_device *device, member *out) {
+    const mf_layout *layout = NULL;
+    mf_memory *memory = mf_device_memory(device);
+    mf_model_options options = {.config = r->shape->config,
+                                .type = r->type,
+                                .recompute = r->recompute,
+                                .batch = r->shape->batch,
+                                .tokens = r->shape->tokens,
+                                .seed = 11,
+                                .forward_only = r->forward_only};
+    MF_TRY(mf_layout_find(&mesh->spec, &layout));
+    MF_TRY(mf_model_create(&options, layout, mesh, device, &out->model));
+    out->state = mf_model_state_get(out->model);
+    size_t bytes = (size_t)out->state.cut * sizeof(float);
+    size_t tokens = (size_t)(r->shape->batch * mf_model_rows(out->model)) * sizeof(int32_t);
+    MF_TRY(mf_buffer_alloc(memory, MF_OPTIMIZER, bytes, "master", &out->master));
+    MF_TRY(mf_buffer_alloc(memory, MF_WORKSPACE, tokens, "ids", &out->ids));
+    MF_TRY(mf_buffer_alloc(memory, MF_WORKSPACE, tokens, "labels", &out->labels));
+    MF_TRY(mf_model_init(out->model, out->master.data));
+    if (!r->forward_only) {
+        MF_TRY(mf_zero(device, out->state.cut_grads, bytes));
+        MF_TRY(mf_zero(device, out->state.replicated_grads, (size_t)out->state.replicated * sizeof(float)));
+    }
+    return mf_cast(device, &(mf_cast_args){.rows = 1,
+                                           .width = out->state.cut,
+                                           .in = out->master.data,
+                                           .in_type = MF_F32,
+                                           .out = out->state.cut_weights,
+                                           .out_type = r->type});
+}
+
+static void member_destroy(member *m, mf_device *device) {
+    mf_memory *memory = mf_device_memory(device);
+    mf_buffer_free(memory, &m->master);
+    mf_buffer_free(memory, &m->ids);
+    mf_buffer_free(memory, &m->labels);
+    mf_model_destroy(m->model);
+}
+
+/* *loss: the mean over all ranks of the member's mesh. */
+static mf_status member_run(const parity_run *r, member *m, double *loss) {
+    const parity_case *s = r->shape;
+    int32_t ids[512], labels[512];
+    int64_t rows = mf_model_rows(m->model);
+    parity_tokens(s, ids, labels);
+    for (int64_t b = 0; b < s->batch && rows; b++) {
+        mf_model_cut(m->model, ids + b * s->tokens, (int32_t *)m->ids.data + b * rows);
+        mf_model_cut(m->model, labels + b * s->tokens, (int32_t *)m->labels.data + b * rows);
+    }
+    double scale = parity_scale(s, labels);
+    MF_TRY(mf_barrier(mf_model_comm(m->model)));
+    if (r->forward_only)
+        MF_TRY(mf_model_loss(m->model, m->ids.data, m->labels.data, loss));
+    else
+        MF_TRY(mf_model_gradients(m->model, m->ids.data, m->labels.data, (float)scale, loss));
+    MF_TRY(mf_barrier(mf_model_comm(m->model)));
+    MF_TRY(mf_allreduce_f64(mf_model_comm(m->model), loss, 1));
+    *loss *= scale;
+    return r->forward_only
+               ? MF_OK
+               : mf_allreduce_f32(mf_model_comm(m->model), m->state.replicated_grads, m->state.replicated);
+}
+
+/* Squares of the difference and of the whole's values over this rank's slice. */
+static void compare_slice(const member *cut, const member *whole, int param, double sums[2]) {
+    mf_param_view c = mf_model_param(cut->model, param), w = mf_model_param(whole->model, param);
+    const float *a = (c.replicated ? cut->state.replicated_grads : cut->state.cut_grads) + c.offset;
+    const float *b = (w.replicated ? whole->state.replicated_grads : whole->state.cut_grads) + w.offset;
+    for (int64_t row = 0; row < c.slice_rows; row++) {
+        for (int64_t col = 0; col < c.slice_cols; col++) {
+            double x = a[row * c.slice_cols + col];
+            double y = b[(c.first_row + row) * w.cols + c.first_col + col];
+            sums[0] += (x - y) * (x - y);
+            sums[1] += y * y;
+        }
+    }
+}
+
+/* A gradient that is nothing but rounding (keys' where each query sees one key) has no norm of its own to
+ * compare with: it is held against the largest parameter's. */
+static double norm_to_compare(double norm, double largest) { return norm > 1e-5 * largest ? norm : largest; }
+
+static mf_status compare(parity_run *r, mf_world *world, const member *cut, const member *whole) {
+    mf_status status = MF_OK;
+    int params = mf_model_params(cut->model);
+    double *sums = NULL, largest = 0;
+    MF_TRY(mf_host_alloc((size_t)params, 2 * sizeof *sums, &sums));
+    for (int i = 0; i < params; i++) compare_slice(cut, whole, i, &sums[2 * i]);
+    MF_GO(mf_allreduce_f64(mf_model_comm(cut->model), sums, 2 * params));
+    for (int i = 0; i < params; i++) largest = fmax(largest, sqrt(sums[2 * i + 1]));
+    for (int i = 0; i < params && mf_world_rank(world) == 0; i++) {
+        double error = sqrt(sums[2 * i]) / norm_to_compare(sqrt(sums[2 * i + 1]), largest);
+        if (error <= r->worst) continue;
+        r->worst = error;
+        snprintf(r->worst_name, sizeof r->worst_name, "%s", mf_model_param(cut->model, i).name);
+    }
+fail:
+    mf_host_free(sums);
+    return status;
+}
+
+static mf_status both(parity_run *r, mf_world *world, mf_mesh *mesh, mf_device *device, member *cut,
+                      member *whole) {
+    double loss = 0, alone = 0;
+    mf_mesh lone = {.self = mesh->self, .world = mesh->self};
+    MF_TRY(member_create(r, mesh, device, cut));
+    MF_TRY(member_create(r, &lone, device, whole));
+    MF_TRY(member_run(r, cut, &loss));
+    MF_TRY(member_run(r, whole, &alone));
+    if (mf_world_rank(world) == 0) {
+        r->loss = alone;
+        r->loss_error = fabs(loss - alone) / fabs(alone);
+        r->worst = 0;
+        r->worst_name[0] = '\0';
+    }
+    if (!r->forward_only) MF_TRY(compare(r, world, cut, whole));
+    return mf_barrier(mesh->world);
+}
+
+mf_status parity_body(mf_world *world, void *argument) {
+    mf_status status = MF_OK;
+    parity_run *r = argument;
+    mf_memory *memory = NULL;
+    mf_device *device = NULL;
+    mf_mesh mesh = {0};
+    member cut = {0}, whole = {0};
+    MF_GO(mf_memory_create(NULL, &memory));
+    MF_GO(mf_device_create("cpu", memory, r->threads, &device));
+    MF_GO(mf_mesh_create(world, &r->mesh, &mesh));
+    MF_GO(both(r, world, &mesh, device, &cut, &whole));
+fail:
+    if (device) {
+        member_destroy(&cut, device);
+        member_destroy(&whole, device);
+    }
+    mf_mesh_destroy(&mesh);
+    mf_device_destroy(device);
+    mf_memory_destroy(memory);
+    return status;
+}

@@ -1,0 +1,36 @@
+/* parity.h: one model's loss and gradients under a mesh, compared with the same model on one rank. */
+#ifndef MF_TEST_PARITY_H
+#define MF_TEST_PARITY_H
+
+#include "meshfold/train.h"
+
+typedef struct parity_case {
+    const char *name;
+    mf_model_config config;
+    int64_t batch, tokens;
+} parity_case;
+
+/* Shapes that divide by nothing. NULL past the end. */
+const parity_case *parity_case_at(int index);
+
+typedef struct parity_run {
+    const parity_case *shape;
+    mf_mesh_spec mesh;
+    mf_dtype type;
+    mf_recompute recompute;
+    int threads;
+    bool forward_only; /* loss alone, by a model that keeps nothing */
+    /* filled on rank 0 */
+    double loss, loss_error, worst; /* relative */
+    char worst_name[80];
+} parity_run;
+
+/* Body for mf_launch; argument: a parity_run. Every rank also computes the whole model alone. */
+mf_status parity_body(mf_world *world, void *argument);
+
+/* Token ids and labels of a case, some labels masked: [batch, tokens]. */
+void parity_tokens(const parity_case *shape, int32_t *ids, int32_t *labels);
+/* 1 / unmasked labels. */
+double parity_scale(const parity_case *shape, const int32_t *labels);
+
+#endif
