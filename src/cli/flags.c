@@ -114,7 +114,9 @@ static mf_status read_file(mf_flags *flags) {
     flags->file = json_load_file(flags->config, JSON_REJECT_DUPLICATES, &error);
     if (!flags->file && json_error_code(&error) == json_error_cannot_open_file)
         return MF_FAIL(MF_EIO, "--config: %s", error.text);
-    if (!flags->file) return MF_FAIL(MF_EFORMAT, "%s: line %d: %s", flags->config, error.line, error.text);
+    if (!flags->file)
+        return MF_FAIL(MF_EFORMAT, "%s: is not valid JSON: line %d: %s", flags->config, error.line,
+                       error.text);
     if (!json_is_object(flags->file)) return MF_FAIL(MF_EFORMAT, "%s: expected a JSON object", flags->config);
     json_object_foreach(flags->file, name, value) MF_TRY(read_member(flags, name, value));
     return MF_OK;
@@ -169,6 +171,11 @@ void mf_flags_free(mf_flags *flags) {
 bool mf_flags_given(const mf_flags *flags, const char *name) {
     int index = find(flags, name, strlen(name));
     return index >= 0 && flags->sources[index] >= MF_FROM_FILE;
+}
+
+void mf_flags_settle(mf_flags *flags, const char *name) {
+    int index = find(flags, name, strlen(name));
+    if (index >= 0 && flags->sources[index] == MF_FROM_NOTHING) flags->sources[index] = MF_FROM_FALLBACK;
 }
 
 /* NULL when memory is out. */

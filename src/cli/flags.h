@@ -85,6 +85,8 @@ mf_status mf_flags_parse(mf_flags *flags, int argc, char **argv);
 void mf_flags_free(mf_flags *flags);
 /* True when the command line or the file gave this flag. The name must be in a table. */
 bool mf_flags_given(const mf_flags *flags, const char *name);
+/* Says that the command has worked this one out, where neither the user nor the table had a value. */
+void mf_flags_settle(mf_flags *flags, const char *name);
 /* All settings that have a value, read from their targets now, without "config". The caller owns *out.
  * MF_ENOMEM. */
 mf_status mf_flags_resolved(const mf_flags *flags, json_t **out);

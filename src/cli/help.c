@@ -71,7 +71,7 @@ void mf_flags_help(const mf_flags *flags, FILE *out) {
         fprintf(out, "\n%s\n", flags->groups[g].title);
         for (int i = 0; i < flags->groups[g].count; i++) print_flag(out, &flags->groups[g].flags[i], width);
     }
-    fprintf(out, "\nEvery command\n");
+    fprintf(out, "\nAlways there\n");
     print_flag(out, &flags->config_flag, width);
-    fprintf(out, "  %-*s  print this\n", width, "--help");
+    fprintf(out, "  %-*s  print this text\n", width, "--help");
 }

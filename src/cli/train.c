@@ -1,6 +1,7 @@
 /* train.c: `meshfold train`. */
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/run_folder.h"
 #include "cli/train_report.h"
 
 #include <math.h>
@@ -73,9 +74,11 @@ static void add_inputs(command *c) {
                   .value_name = "PATH",
                   .required = true,
                   .about = "text files and folders; the last tenth is held out"});
-    add(c, 0, INT(seq, "seq", "256", 1, 1 << 28, "tokens (bytes) of a sequence"));
     add(c, 0,
-        INT(seed, "seed", "1", 0, 9007199254740992.0, "of initial weights and of the draws from the text"));
+        INT(seq, "seq", "256", 1, 1 << 28, "tokens of a sequence; text is read as bytes, one token each"));
+    add(c, 0,
+        INT(seed, "seed", "1", 0, 9007199254740992.0,
+            "decides the initial weights and which sequences are drawn"));
 }
 
 static void add_layout(command *c) {
@@ -97,33 +100,37 @@ static void add_layout(command *c) {
                   .about = "ranks as threads, or as processes that mpiexec started; "
                            "auto: mpi under mpiexec"});
     add(c, 1,
-        INT(threads, "threads", NULL, 1, 4096, "per rank (default: the cores divided by the ranks here)"));
+        INT(threads, "threads", NULL, 1, 4096,
+            "compute threads of a rank (default: the cores divided by the ranks)"));
     add(c, 1,
         SWITCH(no_borrow, "no-borrow",
                "send weights, keys and gradients even where they could be read in place"));
-    add(c, 1, REAL(comm_timeout, "comm-timeout", "300", 0.01, 1e9, "seconds that a collective may wait"));
+    add(c, 1,
+        REAL(comm_timeout, "comm-timeout", "300", 0.01, 1e9,
+             "seconds that a rank waits for its peers before the run fails"));
 }
 
 static void add_step(command *c) {
     c->groups[2].title = "Step";
     add(c, 2, INT(steps, "steps", "200", 1, 1 << 30, "optimizer steps"));
-    add(c, 2, INT(batch, "batch", "1", 1, 1 << 20, "sequences of a micro-batch"));
-    add(c, 2, INT(accumulate, "accumulate", "1", 1, 1 << 20, "micro-batches of a step"));
+    add(c, 2, INT(batch, "batch", "1", 1, 1 << 20, "sequences computed at once (a micro-batch)"));
+    add(c, 2, INT(accumulate, "accumulate", "1", 1, 1 << 20, "micro-batches whose gradients make one step"));
     add(c, 2,
         (mf_flag){.name = "dtype",
                   .kind = MF_FLAG_CHOICE,
                   .target = &c->s.dtype,
                   .fallback = "f32",
                   .choices = "f32|bf16",
-                  .about = "of weights and activations in the products; sums, masters, "
-                           "gradients and norms are f32"});
+                  .about = "type of weights and activations in the products; sums, "
+                           "gradients, norms and the optimizer's weights are f32"});
     add(c, 2,
         (mf_flag){.name = "recompute",
                   .kind = MF_FLAG_CHOICE,
                   .target = &c->s.recompute,
                   .fallback = "none",
                   .choices = "none|attention|block",
-                  .about = "what backward computes again instead of keeping it"});
+                  .about = "what the backward pass computes again instead of keeping: more "
+                           "time, less memory"});
 }
 
 static void add_optimizer(command *c) {
@@ -145,15 +152,17 @@ static void add_outputs(command *c) {
     add(c, 4,
         INT(eval_every, "eval-every", "0", 0, 1 << 30, "steps between evaluations; 0: at the end only"));
     add(c, 4,
-        INT(eval_batches, "eval-batches", "200", 0, 1 << 30, "of the held-out text, at most; 0: all of it"));
+        INT(eval_batches, "eval-batches", "200", 0, 1 << 30,
+            "batches of the held-out text that an evaluation reads at most; 0: all"));
     add(c, 4,
         (mf_flag){.name = "out",
                   .kind = MF_FLAG_TEXT,
                   .target = &c->s.out,
                   .value_name = "DIR",
-                  .about = "folder for resolved.json, metrics.jsonl, summary.json and model/"});
-    add(c, 4, SWITCH(force, "force", "write over a folder that is there"));
-    add(c, 4, SWITCH(json, "json", "a JSON object a step and the summary instead of text"));
+                  .about = "folder for the settings, the metrics, the summary and the trained model "
+                           "(default: nothing is written)"});
+    add(c, 4, SWITCH(force, "force", "write into --out although it holds something"));
+    add(c, 4, SWITCH(json, "json", "print one JSON object a line: each step, each evaluation, the summary"));
 }
 
 static void describe(command *c) {
@@ -162,11 +171,13 @@ static void describe(command *c) {
     add_step(c);
     add_optimizer(c);
     add_outputs(c);
-    c->flags = (mf_flags){.command = "meshfold train",
-                          .usage = "--model PRESET|PATH --data PATH... [flags]",
-                          .about = "Trains a Llama on text, cut over ranks as --mesh says.",
-                          .groups = c->groups,
-                          .group_count = GROUPS};
+    c->flags =
+        (mf_flags){.command = "meshfold train",
+                   .usage = "--model PRESET|PATH --data PATH... [flags]",
+                   .about = "trains a Llama on text, its weights and sequences cut over ranks as --mesh "
+                            "says",
+                   .groups = c->groups,
+                   .group_count = GROUPS};
     c->s.threads = c->s.warmup = -1;
     c->s.min_lr = -1;
 }
@@ -174,14 +185,35 @@ static void describe(command *c) {
 static void help(command *c) {
     const char *name, *about;
     mf_flags_help(&c->flags, stdout);
-    printf("\nPresets:\n");
-    for (int i = 0; mf_config_preset_at(i, &name, &about); i++) printf("  %-14s %s\n", name, about);
+    printf("\nPresets\n");
+    for (int i = 0; mf_config_preset_at(i, &name, &about); i++) printf("  %-12s %s\n", name, about);
+    printf("\nExamples\n"
+           "  meshfold train --model demo --data book.txt --mesh tsp=2 --out runs/demo\n"
+           "  meshfold train --init runs/demo/model --data book.txt --mesh tsp=2 --out runs/more\n"
+           "  meshfold train --config runs/demo/resolved.json --out runs/again\n"
+           "  mpiexec -n 4 meshfold train --model demo --data book.txt --mesh tsp=4 --out runs/demo4\n");
+}
+
+/* Puts the flag that named an input before the error that came of it. */
+static mf_status blame(const char *flag, mf_status status) {
+    char message[sizeof mf_error_last()->message];
+    if (!status) return MF_OK;
+    snprintf(message, sizeof message, "%s", mf_error_last()->message);
+    return MF_FAIL(status, "%s: %s", flag, message);
 }
 
 static mf_status find_model(command *c) {
-    if (!c->s.model && !c->s.init)
-        return MF_FAIL(MF_EINVAL, "--model is needed: a preset, a config.json or a folder (or --init DIR)");
-    return mf_config_find(c->s.model ? c->s.model : c->s.init, &c->options.model.config);
+    char *path = NULL;
+    mf_model_config *config = &c->options.model.config;
+    if (c->s.model) return blame("--model", mf_config_find(c->s.model, config));
+    if (!c->s.init)
+        return MF_FAIL(MF_EINVAL,
+                       "meshfold train needs --model: a preset, a config.json or a folder that holds "
+                       "one; or --init DIR; see meshfold train --help");
+    MF_TRY(mf_format(&path, "%s/config.json", c->s.init));
+    mf_status status = mf_config_load(path, config);
+    mf_host_free(path);
+    return blame("--init", status);
 }
 
 /* Defaults that depend on other settings; they are written to resolved.json like the rest. */
@@ -191,6 +223,9 @@ static void fill_defaults(command *c) {
     if (s->threads < 0) s->threads = mf_max(1, cores / mf_mesh_ranks(&c->options.mesh));
     if (s->warmup < 0) s->warmup = s->steps / 20;
     if (s->min_lr < 0) s->min_lr = s->lr / 10;
+    mf_flags_settle(&c->flags, "threads");
+    mf_flags_settle(&c->flags, "warmup");
+    mf_flags_settle(&c->flags, "min-lr");
 }
 
 static mf_recompute recompute_of(const char *word) {
@@ -221,8 +256,12 @@ static void fill_options(command *c) {
     o->threads = (int)s->threads;
     o->init_from = s->init;
     o->save_to = c->save_to;
-    c->report = (mf_train_report){
-        .json = s->json, .folder = s->out, .recompute = s->recompute, .dtype = s->dtype, .options = o};
+    c->report = (mf_train_report){.json = s->json,
+                                  .folder = s->out,
+                                  .resolved = c->resolved,
+                                  .recompute = s->recompute,
+                                  .dtype = s->dtype,
+                                  .options = o};
 }
 
 static mf_status prepare(command *c) {
@@ -233,19 +272,31 @@ static mf_status prepare(command *c) {
     if (c->s.out) MF_TRY(mf_format(&c->save_to, "%s/model", c->s.out));
     fill_options(c);
     MF_TRY(mf_train_check(&c->options));
-    MF_TRY(mf_text_load(c->s.data.items, c->s.data.count, &c->text));
+    if (c->s.out) MF_TRY(mf_run_folder_check(c->s.out, c->s.force));
+    MF_TRY(blame("--data", mf_text_load(c->s.data.items, c->s.data.count, &c->text)));
     return mf_dataset_make(&c->text, c->s.seq, &c->options.data);
 }
 
 static mf_status body(mf_world *world, void *argument) {
     command *c = argument;
     mf_train_observer observer = mf_report_observer(&c->report);
-    if (mf_world_rank(world) == 0) MF_TRY(mf_report_open(&c->report, c->s.force, c->resolved));
     return mf_train(world, &c->options, &observer);
+}
+
+/* Said here and not by the engine, which knows nothing of meshes. */
+static mf_status check_started(const char *mesh, int ranks) {
+    int started = mf_mpi_ranks();
+    if (ranks == started) return MF_OK;
+    if (!mf_launched_by_mpi())
+        return MF_FAIL(MF_EINVAL, "--engine mpi: --mesh %s needs mpiexec -n %d before meshfold", mesh, ranks);
+    return MF_FAIL(MF_EINVAL,
+                   "--mesh %s: is %d rank%s, but mpiexec started %d: give mpiexec -n %d or --mesh tsp=%d",
+                   mesh, ranks, ranks == 1 ? "" : "s", started, ranks, started);
 }
 
 static mf_status launch(command *c) {
     bool mpi = strcmp(c->s.engine, "mpi") == 0 || (strcmp(c->s.engine, "auto") == 0 && mf_launched_by_mpi());
+    if (mpi && *mf_mpi_description()) MF_TRY(check_started(c->s.mesh, mf_mesh_ranks(&c->options.mesh)));
     mf_launch_options options = {.engine = mpi ? "mpi" : "local",
                                  .ranks = mf_mesh_ranks(&c->options.mesh),
                                  .timeout_s = c->s.comm_timeout,
@@ -273,6 +324,7 @@ int mf_command_train(int argc, char **argv) {
         if (!status) status = launch(&c);
     }
     int code = status ? mf_report_error(status) : 0;
+    if (status == MF_EIO && c.report.started) code = 1; /* what failed was an output */
     if (c.launched && status) mf_abort_peers(code);
     free_all(&c);
     return code;

@@ -1,10 +1,14 @@
 /* train_report.c: see train_report.h. */
 #include "cli/train_report.h"
 
-#include <dirent.h>
+#include "cli/run_folder.h"
+
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+
+/* What a float needs to be told from its neighbours. */
+enum { DIGITS = 9 };
 
 static const char *text_bytes(double bytes, char out[32]) {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
@@ -33,57 +37,6 @@ static const char *text_time(double seconds, char out[32]) {
     return out;
 }
 
-static bool holds_something(const char *folder) {
-    DIR *dir = opendir(folder);
-    bool found = false;
-    for (struct dirent *entry; dir && !found && (entry = readdir(dir));)
-        found = strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
-    if (dir) closedir(dir);
-    return found;
-}
-
-static mf_status check_folder(const char *folder, bool force) {
-    struct stat found;
-    if (stat(folder, &found) != 0) return MF_OK;
-    if (!S_ISDIR(found.st_mode)) return MF_FAIL(MF_EINVAL, "--out %s: is a file, not a folder", folder);
-    if (!force && holds_something(folder))
-        return MF_FAIL(
-            MF_EINVAL,
-            "--out %s: exists and is not empty; name another folder, or give --force to write over it",
-            folder);
-    return MF_OK;
-}
-
-/* Writes `value` to folder/name. */
-static mf_status write_json(const char *folder, const char *name, const json_t *value) {
-    mf_status status = MF_OK;
-    char *path = NULL, *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-    if (!text) return MF_FAIL(MF_ENOMEM, "no memory for %s", name);
-    MF_GO(mf_format(&path, "%s/%s", folder, name));
-    MF_GO(mf_file_write(path, text, strlen(text)));
-fail:
-    mf_host_free(path);
-    free(text);
-    return status;
-}
-
-mf_status mf_report_open(mf_train_report *r, bool force, const json_t *resolved) {
-    mf_status status = MF_OK;
-    char *path = NULL, *model = NULL;
-    if (!r->folder) return MF_OK;
-    MF_TRY(check_folder(r->folder, force));
-    MF_GO(mf_format(&model, "%s/model", r->folder));
-    MF_GO(mf_format(&path, "%s/metrics.jsonl", r->folder));
-    MF_GO(mf_folder_make(model));
-    MF_GO(write_json(r->folder, "resolved.json", resolved));
-    r->metrics = fopen(path, "w");
-    if (!r->metrics) MF_GO(MF_FAIL(MF_EIO, "%s: %s", path, strerror(errno)));
-fail:
-    mf_host_free(model);
-    mf_host_free(path);
-    return status;
-}
-
 void mf_report_close(mf_train_report *r) {
     if (r->metrics) fclose(r->metrics);
     r->metrics = NULL;
@@ -91,7 +44,7 @@ void mf_report_close(mf_train_report *r) {
 
 /* One JSON line to metrics.jsonl, and to the terminal where JSON was asked for. Takes `line`. */
 static mf_status put(mf_train_report *r, json_t *line) {
-    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS)) : NULL;
     json_decref(line);
     if (!text) return MF_FAIL(MF_ENOMEM, "no memory for a line of metrics");
     bool written = true;
@@ -102,27 +55,35 @@ static mf_status put(mf_train_report *r, json_t *line) {
     return written ? MF_OK : MF_FAIL(MF_EIO, "%s/metrics.jsonl: %s", r->folder, strerror(errno));
 }
 
-static mf_status started(void *context, const mf_train_options *o, double peak_flops) {
-    mf_train_report *r = context;
+static const char *plural(int64_t count) { return count == 1 ? "" : "s"; }
+
+static void print_start(const mf_train_report *r, const mf_train_options *o, double peak_flops) {
+    const mf_model_config *m = &o->model.config;
+    int64_t sequences = o->model.batch * o->accumulate;
     char params[32];
-    r->options = o;
-    if (r->json) return MF_OK;
-    printf("model      %s parameters: %lld layers, hidden %lld, %lld heads, %lld key heads, ffn %lld, "
+    printf("model      %s parameters: %lld layer%s, hidden %lld, %lld heads, %lld key heads, ffn %lld, "
            "vocabulary %lld\n",
-           text_rate((double)mf_config_params(&o->model.config), params), (long long)o->model.config.layers,
-           (long long)o->model.config.hidden, (long long)o->model.config.heads,
-           (long long)o->model.config.kv_heads, (long long)o->model.config.ffn,
-           (long long)o->model.config.vocab);
+           text_rate((double)mf_config_params(m), params), (long long)m->layers, plural(m->layers),
+           (long long)m->hidden, (long long)m->heads, (long long)m->kv_heads, (long long)m->ffn,
+           (long long)m->vocab);
     printf("mesh       ");
     if (o->mesh.axes == 0) printf("single");
     for (int i = 0; i < o->mesh.axes; i++)
         printf("%s%s=%d", i ? "," : "", o->mesh.axis[i].name, o->mesh.axis[i].size);
     printf(", %d thread%s a rank, %s, recompute %s; matrix peak %.1f GFLOP/s\n", o->threads,
-           o->threads == 1 ? "" : "s", r->dtype, r->recompute, peak_flops / 1e9);
-    printf("step       %lld sequences of %lld tokens; text of %lld bytes, the last %lld held out\n",
-           (long long)(o->model.batch * o->accumulate), (long long)o->model.tokens, (long long)o->data.total,
+           plural(o->threads), r->dtype, r->recompute, peak_flops / 1e9);
+    printf("step       %lld sequence%s of %lld tokens; text of %lld bytes, the last %lld held out\n",
+           (long long)sequences, plural(sequences), (long long)o->model.tokens, (long long)o->data.total,
            (long long)(o->data.total - o->data.train));
     fflush(stdout);
+}
+
+static mf_status started(void *context, const mf_train_options *o, double peak_flops) {
+    mf_train_report *r = context;
+    r->options = o;
+    r->started = true;
+    if (r->folder) MF_TRY(mf_run_folder_open(r->folder, r->resolved, &r->metrics));
+    if (!r->json) print_start(r, o, peak_flops);
     return MF_OK;
 }
 
@@ -254,7 +215,7 @@ static mf_status finished(void *context, const mf_train_summary *s) {
     char rate[32];
     if (!summary) return MF_FAIL(MF_ENOMEM, "no memory for the summary");
     if (r->json) {
-        json_dumpf(summary, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        json_dumpf(summary, stdout, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS));
         printf("\n");
     } else {
         print_memory(s);
@@ -265,7 +226,7 @@ static mf_status finished(void *context, const mf_train_summary *s) {
         printf("\n");
         if (r->folder) printf("wrote %s (model in %s/model)\n", r->folder, r->folder);
     }
-    if (r->folder) MF_GO(write_json(r->folder, "summary.json", summary));
+    if (r->folder) MF_GO(mf_run_folder_write(r->folder, "summary.json", summary, DIGITS));
 fail:
     json_decref(summary);
     return status;

@@ -8,18 +8,18 @@
 #include <stdio.h>
 
 typedef struct mf_train_report {
-    bool json;          /* one JSON object a line instead of text */
-    const char *folder; /* NULL: nothing is written */
+    bool json;              /* one JSON object a line instead of text */
+    const char *folder;     /* NULL: nothing is written */
+    const json_t *resolved; /* what resolved.json is to hold; borrowed */
     const char *recompute, *dtype;
     const mf_train_options *options;
+    bool started;  /* all inputs were read on all ranks; the folder is there */
     FILE *metrics; /* metrics.jsonl */
 } mf_train_report;
 
-/* Makes the run's folder, or with `force` takes an old one, and writes resolved.json. MF_EINVAL when it
- * exists. */
-mf_status mf_report_open(mf_train_report *report, bool force, const json_t *resolved);
-void mf_report_close(mf_train_report *report);
-/* The observer that feeds `report`, which must outlive it. */
+/* The observer that feeds `report`, which must outlive it. It makes the run's folder once the run has
+ * started: a mistake in the inputs leaves nothing behind. */
 mf_train_observer mf_report_observer(mf_train_report *report);
+void mf_report_close(mf_train_report *report);
 
 #endif

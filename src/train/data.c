@@ -1,17 +1,20 @@
 /* data.c: sequences out of a text. */
 #include "meshfold/train.h"
 
+#include <stdio.h>
+
 mf_status mf_dataset_make(const mf_text *text, int64_t seq, mf_dataset *out) {
     *out = (mf_dataset){.bytes = text->bytes, .total = text->count, .train = text->count - text->count / 10};
-    int64_t held_out = out->total - out->train, need = seq + 1;
-    if (held_out < need || out->train < need)
-        return MF_FAIL(
-            MF_EINVAL,
-            "--seq %lld: the text has %lld bytes, of which the last tenth (%lld) is held out; each part must "
-            "hold a sequence and one byte more (%lld): use a longer text or --seq %lld or less",
-            (long long)seq, (long long)out->total, (long long)held_out, (long long)need,
-            (long long)mf_max(held_out - 1, 0));
-    return MF_OK;
+    int64_t held_out = out->total - out->train,
+            need = seq + 1; /* the held-out part is never the longer one */
+    char shorter[48] = "";
+    if (held_out >= need) return MF_OK;
+    if (held_out > 1) snprintf(shorter, sizeof shorter, ", or --seq %lld or less", (long long)held_out - 1);
+    return MF_FAIL(
+        MF_EINVAL,
+        "--seq %lld: the text has %lld bytes, of which the last tenth (%lld) is held out; each part "
+        "must hold a sequence and one byte more: use a text of %lld bytes or more%s",
+        (long long)seq, (long long)out->total, (long long)held_out, 10 * (long long)need, shorter);
 }
 
 static void copy_window(const uint8_t *from, int64_t seq, int32_t *ids, int32_t *labels) {

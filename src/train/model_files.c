@@ -1,22 +1,59 @@
 /* model_files.c: a model to and from a Hugging Face folder, each rank its own slices. */
 #include "meshfold/train.h"
 
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
-static mf_status load_param(mf_model *model, const mf_safetensors *file, int index, float *master,
-                            const char *path) {
-    mf_param_view v = mf_model_param(model, index);
-    mf_model_state state = mf_model_state_get(model);
-    const mf_tensor_info *t = mf_safetensors_find(file, v.name);
-    if (!t) return MF_FAIL(MF_EFORMAT, "%s has no tensor %s, which the model needs", path, v.name);
-    bool fits = v.rows ? t->dims == 2 && t->shape[0] == v.rows && t->shape[1] == v.cols
-                       : t->dims == 1 && t->shape[0] == v.cols;
-    if (!fits)
-        return MF_FAIL(MF_EFORMAT, "%s: %s is %lld x %lld in %d dimensions, but the model's is %lld x %lld",
-                       path, v.name, (long long)t->shape[0], (long long)(t->dims > 1 ? t->shape[1] : 1),
-                       t->dims, (long long)mf_max(v.rows, 1), (long long)v.cols);
-    float *to = (v.replicated ? state.replicated_weights : master) + v.offset;
-    return mf_tensor_read(t, v.first_row, v.slice_rows, v.first_col, v.slice_cols, to);
+/* "[64, 192]" */
+typedef struct shape_text {
+    char text[96];
+} shape_text;
+
+static shape_text describe(int dims, const int64_t *shape) {
+    shape_text out = {"["};
+    size_t used = 1;
+    for (int i = 0; i < dims; i++)
+        used += (size_t)snprintf(out.text + used, sizeof out.text - used, "%s%lld", i ? ", " : "",
+                                 (long long)shape[i]);
+    snprintf(out.text + used, sizeof out.text - used, "]");
+    return out;
+}
+
+static mf_status check_param(const mf_safetensors *file, const mf_param_view *v, const char *path) {
+    const mf_tensor_info *t = mf_safetensors_find(file, v->name);
+    int64_t matrix[] = {v->rows, v->cols};
+    int dims = v->rows ? 2 : 1;
+    const int64_t *shape = v->rows ? matrix : &v->cols;
+    if (!t) return MF_FAIL(MF_EFORMAT, "%s: has no tensor %s, which the model needs", path, v->name);
+    if (t->dims != dims || memcmp(t->shape, shape, (size_t)dims * sizeof *shape) != 0)
+        return MF_FAIL(MF_EFORMAT, "%s: tensor %s is %s, but the model's is %s", path, v->name,
+                       describe(t->dims, t->shape).text, describe(dims, shape).text);
+    if (t->type == MF_FILE_OTHER)
+        return MF_FAIL(MF_EUNSUPPORTED, "%s: tensor %s is %s; F32, BF16 and F16 can be read", path, v->name,
+                       t->type_name);
+    return MF_OK;
+}
+
+/* Files may hold an output matrix that is the embedding again, and tables that older programs kept. */
+static bool is_spare(const char *name) {
+    const char *inv_freq = strstr(name, ".rotary_emb.inv_freq");
+    return strcmp(name, "lm_head.weight") == 0 || inv_freq;
+}
+
+/* What the file has beyond the model was trained with the rest: without it the rest is worth little. */
+static mf_status check_nothing_more(mf_model *model, const mf_safetensors *file, const char *path) {
+    for (int i = 0; i < mf_safetensors_count(file); i++) {
+        const char *name = mf_safetensors_at(file, i)->name;
+        bool known = is_spare(name);
+        for (int p = 0; p < mf_model_params(model) && !known; p++)
+            known = strcmp(mf_model_param(model, p).name, name) == 0;
+        if (!known)
+            return MF_FAIL(MF_EFORMAT, "%s: has a tensor %.200s, which the model does not have", path, name);
+    }
+    return MF_OK;
 }
 
 static mf_status refuse_sharded(const char *folder) {
@@ -30,14 +67,38 @@ static mf_status refuse_sharded(const char *folder) {
     return status;
 }
 
+static mf_status open_checked(mf_model *model, const char *folder, const char *path, mf_safetensors **out) {
+    MF_TRY(refuse_sharded(folder));
+    MF_TRY(mf_safetensors_open(path, out));
+    for (int i = 0; i < mf_model_params(model); i++) {
+        mf_param_view v = mf_model_param(model, i);
+        MF_TRY(check_param(*out, &v, path));
+    }
+    return check_nothing_more(model, *out, path);
+}
+
+static mf_status read_slices(mf_model *model, const mf_safetensors *file, float *master) {
+    mf_model_state state = mf_model_state_get(model);
+    for (int i = 0; i < mf_model_params(model); i++) {
+        mf_param_view v = mf_model_param(model, i);
+        float *to = (v.replicated ? state.replicated_weights : master) + v.offset;
+        const mf_tensor_info *t = mf_safetensors_find(file, v.name);
+        MF_TRY(mf_tensor_read(t, v.first_row, v.slice_rows, v.first_col, v.slice_cols, to));
+    }
+    return MF_OK;
+}
+
 mf_status mf_model_load(mf_model *model, const char *folder, float *master) {
     mf_status status = MF_OK;
+    mf_comm *comm = mf_model_comm(model);
     mf_safetensors *file = NULL;
     char *path = NULL;
-    MF_GO(refuse_sharded(folder));
     MF_GO(mf_format(&path, "%s/model.safetensors", folder));
-    MF_GO(mf_safetensors_open(path, &file));
-    for (int i = 0; i < mf_model_params(model); i++) MF_GO(load_param(model, file, i, master, path));
+    /* One looks first: what is wrong with a file that all ranks see is found, and said, once. */
+    if (mf_comm_rank(comm) == 0) MF_GO(open_checked(model, folder, path, &file));
+    MF_GO(mf_barrier(comm));
+    if (!file) MF_GO(open_checked(model, folder, path, &file));
+    MF_GO(read_slices(model, file, master));
 fail:
     mf_safetensors_close(file);
     mf_host_free(path);
@@ -56,13 +117,36 @@ static mf_status write_slices(mf_model *model, const float *master, mf_tensor_wr
     return MF_OK;
 }
 
+/* All slices of all ranks, into a file that has its final name only when it is whole. Collective. */
+static mf_status write_weights(mf_model *model, mf_comm *world, const float *master,
+                               const mf_tensor_spec *specs, int count, const char *path) {
+    mf_status status = MF_OK;
+    mf_dtype type = mf_model_state_get(model).type;
+    bool first_rank = mf_comm_rank(world) == 0;
+    mf_tensor_writer *writer = NULL;
+    char *draft = NULL;
+    MF_GO(mf_format(&draft, "%s.part", path));
+    if (first_rank) MF_GO(mf_tensors_create(draft, specs, count, type));
+    MF_GO(mf_barrier(world));
+    MF_GO(mf_tensors_open_writer(draft, specs, count, type, &writer));
+    MF_GO(write_slices(model, master, writer, first_rank));
+    status = mf_tensors_close_writer(writer);
+    writer = NULL;
+    if (!status) MF_GO(mf_barrier(world));
+    if (!status && first_rank && rename(draft, path) != 0)
+        status = MF_FAIL(MF_EIO, "%s: cannot be put in place: %s", path, strerror(errno));
+fail:
+    mf_tensors_close_writer(writer);
+    if (status && first_rank && draft) unlink(draft);
+    mf_host_free(draft);
+    return status;
+}
+
 mf_status mf_model_save(mf_model *model, mf_comm *world, const float *master, const char *folder) {
     mf_status status = MF_OK;
     int count = mf_model_params(model);
-    mf_dtype type = mf_model_state_get(model).type;
     const mf_model_options *options = mf_model_options_get(model);
     mf_tensor_spec *specs = NULL;
-    mf_tensor_writer *writer = NULL;
     char *weights = NULL, *config = NULL;
     MF_GO(mf_host_alloc((size_t)count, sizeof *specs, &specs));
     for (int i = 0; i < count; i++) {
@@ -71,19 +155,10 @@ mf_status mf_model_save(mf_model *model, mf_comm *world, const float *master, co
     }
     MF_GO(mf_format(&weights, "%s/model.safetensors", folder));
     MF_GO(mf_format(&config, "%s/config.json", folder));
-    bool first_rank = mf_comm_rank(world) == 0;
-    if (first_rank) {
-        MF_GO(mf_tensors_create(weights, specs, count, type));
-        MF_GO(mf_config_save(&options->config, type, options->tokens, config));
-    }
-    MF_GO(mf_barrier(world));
-    MF_GO(mf_tensors_open_writer(weights, specs, count, type, &writer));
-    MF_GO(write_slices(model, master, writer, first_rank));
-    status = mf_tensors_close_writer(writer);
-    writer = NULL;
-    if (!status) MF_GO(mf_barrier(world));
+    MF_GO(write_weights(model, world, master, specs, count, weights));
+    if (mf_comm_rank(world) == 0)
+        MF_GO(mf_config_save(&options->config, mf_model_state_get(model).type, options->tokens, config));
 fail:
-    if (writer) mf_tensors_close_writer(writer);
     mf_host_free(config);
     mf_host_free(weights);
     mf_host_free(specs);

@@ -3,27 +3,13 @@
 
 #include <stdlib.h>
 
-static bool machine_has(dnnl_cpu_isa_t isa) { return ((unsigned)dnnl_get_effective_cpu_isa() & isa) == isa; }
-
-/* The type in which bf16 tiles are multiplied. Widened to f32 the products are the same but for the rounding
- * of probabilities, which gets better. On the Intel reference machine, without AMX, bf16 tiles ran at half
- * the rate of f32 ones; other makers' are assumed, not measured, to be faster in bf16. */
-static mf_dtype choose_bf16_products(void) {
-    bool intel = false;
-#if defined(__x86_64__)
-    intel = __builtin_cpu_is("intel");
-#endif
-    if (machine_has(dnnl_cpu_isa_avx512_core_amx)) return MF_BF16;
-    return !intel && machine_has(dnnl_cpu_isa_avx512_core_bf16) ? MF_BF16 : MF_F32;
-}
-
 mf_status mf_cpu_attention_create(mf_device *device, mf_cpu_attention **out) {
     mf_status status = MF_OK;
     mf_cpu_attention *a = NULL;
     *out = NULL;
     MF_TRY(mf_host_alloc(1, sizeof *a, &a));
     a->memory = device->memory;
-    a->bf16_products = choose_bf16_products();
+    a->bf16_products = mf_cpu_bf16_products();
     MF_GO(mf_host_alloc((size_t)device->threads, sizeof *a->lanes, &a->lanes));
     if (dnnl_engine_create(&a->engine, dnnl_cpu, 0))
         MF_GO(MF_FAIL(MF_ELIBRARY, "attention: oneDNN has no CPU engine"));
@@ -186,12 +172,12 @@ static void plan(attention_job *job, const mf_attention_args *args, mf_dtype bf1
 
 size_t mf_cpu_attention_workspace(const mf_attention_args *args, int threads, bool backward) {
     attention_job job = {0};
-    plan(&job, args, choose_bf16_products(), threads, backward);
+    plan(&job, args, mf_cpu_bf16_products(), threads, backward);
     return job.layout.bytes * (size_t)threads;
 }
 
 mf_status mf_cpu_attention_set_products(mf_cpu_attention *attention, mf_dtype type) {
-    if (type == MF_BF16 && !machine_has(dnnl_cpu_isa_avx512_core))
+    if (type == MF_BF16 && !mf_cpu_has(dnnl_cpu_isa_avx512_core))
         return MF_FAIL(MF_EUNSUPPORTED, "attention: products of bf16 need AVX-512");
     attention->bf16_products = type;
     return MF_OK;

@@ -6,6 +6,7 @@ static mf_status cpu_open(mf_device *device) {
     MF_TRY(mf_host_alloc(1, sizeof *cpu, &cpu));
     device->state = cpu;
     MF_TRY(mf_cpu_gemms_create(device, &cpu->gemms));
+    MF_TRY(mf_cpu_widened_create(device, &cpu->widened));
     MF_TRY(mf_cpu_attention_create(device, &cpu->attention));
     return MF_OK;
 }
@@ -14,6 +15,7 @@ static void cpu_close(mf_device *device) {
     mf_cpu *cpu = mf_cpu_of(device);
     if (!cpu) return;
     mf_cpu_attention_destroy(cpu->attention);
+    mf_cpu_widened_destroy(cpu->widened);
     mf_cpu_gemms_destroy(cpu->gemms);
     mf_host_free(cpu);
 }

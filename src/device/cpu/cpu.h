@@ -9,6 +9,22 @@ typedef struct mf_cpu_gemms mf_cpu_gemms;
 mf_status mf_cpu_gemms_create(mf_device *device, mf_cpu_gemms **out);
 void mf_cpu_gemms_destroy(mf_cpu_gemms *gemms);
 
+/* The library's product, in the types given; k > 0. */
+mf_status mf_cpu_product(mf_device *device, const mf_gemm_args *args);
+
+/* gemm_widened.c: products of bf16 as products of f32. */
+typedef struct mf_cpu_widened mf_cpu_widened;
+mf_status mf_cpu_widened_create(mf_device *device, mf_cpu_widened **out);
+void mf_cpu_widened_destroy(mf_cpu_widened *widened);
+/* True when that is the faster way here. */
+bool mf_cpu_widens(const mf_gemm_args *args);
+mf_status mf_cpu_gemm_widened(mf_device *device, const mf_gemm_args *args);
+
+/* bf16.c: the faster type for products of bf16 values; whether the machine has all of an instruction set of
+ * oneDNN. */
+mf_dtype mf_cpu_bf16_products(void);
+bool mf_cpu_has(unsigned isa);
+
 /* attention.c: tiles and their workspace, kept between calls. */
 typedef struct mf_cpu_attention mf_cpu_attention;
 mf_status mf_cpu_attention_create(mf_device *device, mf_cpu_attention **out);
@@ -16,6 +32,7 @@ void mf_cpu_attention_destroy(mf_cpu_attention *attention);
 
 typedef struct mf_cpu {
     mf_cpu_gemms *gemms;
+    mf_cpu_widened *widened;
     mf_cpu_attention *attention;
 } mf_cpu;
 

@@ -197,11 +197,15 @@ static void clear(const mf_gemm_args *args) {
 }
 
 mf_status mf_cpu_gemm(mf_device *device, const mf_gemm_args *args) {
-    mf_cpu_gemms *g = mf_cpu_of(device)->gemms;
     if (args->k == 0) {
         if (!args->accumulate) clear(args);
         return MF_OK;
     }
+    return mf_cpu_widens(args) ? mf_cpu_gemm_widened(device, args) : mf_cpu_product(device, args);
+}
+
+mf_status mf_cpu_product(mf_device *device, const mf_gemm_args *args) {
+    mf_cpu_gemms *g = mf_cpu_of(device)->gemms;
     shape s = {.m = args->m,
                .n = args->n,
                .k = args->k,
