@@ -38,6 +38,8 @@ mf_status mf_launch(const mf_launch_options *options, mf_rank_body body, void *a
 bool mf_launched_by_mpi(void);
 /* Ranks that mpiexec started; 1 outside it. Known without starting MPI. */
 int mf_mpi_ranks(void);
+/* Those of them on this machine, where mpiexec says it; else all. */
+int mf_mpi_local_ranks(void);
 /* Ends the other ranks' processes, so that a rank whose mf_launch failed can print its error first. Under mpi
  * it ends this process too, with exit status `code`; elsewhere it does nothing. */
 void mf_abort_peers(int code);

@@ -74,7 +74,8 @@ bool mf_fault_fired(mf_fault fault) {
 }
 
 mf_status mf_host_alloc(size_t count, size_t size, void *out) {
-    void *pointer = mf_fault_hit(MF_FAULT_ALLOC) ? NULL : calloc(count ? count : 1, size ? size : 1);
+    bool refused = mf_fault_hit(MF_FAULT_ALLOC) || (size > 0 && count > SIZE_MAX / size);
+    void *pointer = refused ? NULL : calloc(count ? count : 1, size ? size : 1);
     memcpy(out, &pointer, sizeof pointer);
     if (!pointer) return MF_FAIL(MF_ENOMEM, "no host memory for %zu x %zu bytes", count, size);
     return MF_OK;

@@ -16,7 +16,8 @@ struct mf_worker {
     uint64_t posted, finished;
     bool stop;
     int rank;
-    mf_error error; /* the first that a job had; jobs after it are passed over */
+    mf_error error;  /* the first that a job had; jobs after it are passed over */
+    uint64_t failed; /* that job's ticket */
 };
 
 static void *run(void *argument) {
@@ -32,7 +33,11 @@ static void *run(void *argument) {
             pthread_mutex_unlock(&w->lock);
             mf_status status = job(job_argument);
             pthread_mutex_lock(&w->lock);
-            if (status) w->error = *mf_error_last();
+            if (status) {
+                w->error = *mf_error_last();
+                w->error.status = status;
+                w->failed = w->finished + 1;
+            }
         }
         w->finished++;
         pthread_cond_broadcast(&w->changed);
@@ -84,7 +89,7 @@ mf_status mf_worker_post(mf_worker *w, mf_job job, void *argument, uint64_t *tic
 mf_status mf_worker_wait(mf_worker *w, uint64_t ticket) {
     pthread_mutex_lock(&w->lock);
     while (w->finished < ticket) pthread_cond_wait(&w->changed, &w->lock);
-    mf_status status = w->error.status;
+    mf_status status = w->failed <= ticket ? w->error.status : MF_OK; /* a later job's is not theirs */
     if (status) mf_error_adopt(&w->error);
     pthread_mutex_unlock(&w->lock);
     return status;

@@ -2,6 +2,7 @@
 #include "cli/flag_value.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 const mf_flag *mf_flags_at(const mf_flags *flags, int index) {
     for (int g = 0; g < flags->group_count; g++) {
@@ -111,6 +112,9 @@ static mf_status read_file(mf_flags *flags) {
     json_error_t error;
     const char *name = NULL;
     json_t *value = NULL;
+    struct stat found;
+    if (stat(flags->config, &found) == 0 && S_ISDIR(found.st_mode))
+        return MF_FAIL(MF_EIO, "--config %s: is a folder, not a JSON file", flags->config);
     flags->file = json_load_file(flags->config, JSON_REJECT_DUPLICATES, &error);
     if (!flags->file && json_error_code(&error) == json_error_cannot_open_file)
         return MF_FAIL(MF_EIO, "--config: %s", error.text);

@@ -62,9 +62,9 @@ int main(int argc, char **argv) {
     }
     int code = run_command(argc, argv);
     /* a full disk or a closed pipe shows here at the latest */
-    bool lost = ferror(stdout) || fflush(stdout);
-    if (lost && code == 0) {
-        (void)MF_FAIL(MF_EIO, "standard output: %s", strerror(errno));
+    bool lost_before = ferror(stdout), lost = fflush(stdout) != 0;
+    if ((lost_before || lost) && code == 0) {
+        (void)MF_FAIL(MF_EIO, "standard output: %s", lost ? strerror(errno) : "cannot be written");
         mf_report_error(MF_EIO);
         return 1;
     }

@@ -41,7 +41,7 @@ static mf_status check_place(const char *folder) {
     while (stat(path, &found) != 0) {
         bool last = strcmp(path, ".") == 0 || strcmp(path, "/") == 0;
         if (last || (errno != ENOENT && errno != ENOTDIR))
-            MF_GO(MF_FAIL(MF_EINVAL, "--out %s: %s: %s", folder, path, strerror(errno)));
+            MF_GO(MF_FAIL(MF_EINVAL, "--out %.200s: %s", folder, strerror(errno)));
         to_parent(path);
     }
     if (!S_ISDIR(found.st_mode))

@@ -1,12 +1,12 @@
 /* train.c: `meshfold train`. */
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/machine.h"
 #include "cli/run_folder.h"
 #include "cli/train_report.h"
 
 #include <math.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct settings {
     const char *model, *init, *mesh, *engine, *dtype, *recompute, *out;
@@ -217,15 +217,20 @@ static mf_status find_model(command *c) {
 }
 
 /* Defaults that depend on other settings; they are written to resolved.json like the rest. */
-static void fill_defaults(command *c) {
+static mf_status fill_defaults(command *c) {
     settings *s = &c->s;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    if (s->threads < 0) s->threads = mf_max(1, cores / mf_mesh_ranks(&c->options.mesh));
+    if (s->threads < 0) {
+        mf_machine machine;
+        int ranks = mf_launched_by_mpi() ? mf_mpi_local_ranks() : mf_mesh_ranks(&c->options.mesh);
+        MF_TRY(mf_machine_look(&machine));
+        s->threads = mf_max(1, mf_machine_workers(&machine) / ranks);
+    }
     if (s->warmup < 0) s->warmup = s->steps / 20;
     if (s->min_lr < 0) s->min_lr = s->lr / 10;
     mf_flags_settle(&c->flags, "threads");
     mf_flags_settle(&c->flags, "warmup");
     mf_flags_settle(&c->flags, "min-lr");
+    return MF_OK;
 }
 
 static mf_recompute recompute_of(const char *word) {
@@ -267,7 +272,7 @@ static void fill_options(command *c) {
 static mf_status prepare(command *c) {
     MF_TRY(mf_mesh_parse(c->s.mesh, &c->options.mesh));
     MF_TRY(find_model(c));
-    fill_defaults(c);
+    MF_TRY(fill_defaults(c));
     MF_TRY(mf_flags_resolved(&c->flags, &c->resolved));
     if (c->s.out) MF_TRY(mf_format(&c->save_to, "%s/model", c->s.out));
     fill_options(c);

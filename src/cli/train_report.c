@@ -199,7 +199,7 @@ static void print_comm(const mf_train_summary *s) {
             for (int i = 0; i < MF_COMM_OPS; i++) {
                 const mf_comm_stat *c = &r->group[g].stat[i];
                 char sent[32], borrowed[32];
-                if (c->bytes == 0 && c->borrowed_bytes == 0) continue;
+                if (c->calls == 0 || i == MF_OP_BARRIER) continue;
                 printf("  %4d %-6s %-10s %8lld %12s %12s %8.1fms\n", rank, r->group[g].axis, c->op,
                        (long long)c->calls, text_bytes((double)c->bytes, sent),
                        text_bytes((double)c->borrowed_bytes, borrowed), 1e3 * c->exposed_s);

@@ -121,6 +121,7 @@ void mf_comm_reset_stats(mf_comm *comm) {
 }
 
 void mf_count_borrowed(mf_comm *comm, mf_comm_op op, int64_t bytes) {
+    comm->stats[op].calls++;
     comm->stats[op].borrowed_bytes += bytes;
 }
 

@@ -32,18 +32,24 @@ void mf_abort_peers(int code) {
         if (engines[i]->abort_peers) engines[i]->abort_peers(code);
 }
 
-/* What mpiexec tells its children: Open MPI's name, then that of MPICH and of those that derive from it. */
-static const char *ranks_in_environment(void) {
-    const char *ranks = getenv("OMPI_COMM_WORLD_SIZE");
-    return ranks ? ranks : getenv("PMI_SIZE");
+/* What mpiexec tells its children: Open MPI's name for it, then that of MPICH and of those that derive from
+ * it. */
+static const char *told(const char *open_mpi, const char *mpich) {
+    const char *text = getenv(open_mpi);
+    return text ? text : getenv(mpich);
 }
 
-bool mf_launched_by_mpi(void) { return ranks_in_environment() != NULL; }
+static int count(const char *text, int fallback) {
+    long n = text ? strtol(text, NULL, 10) : 0;
+    return n > 0 && n <= INT32_MAX ? (int)n : fallback;
+}
 
-int mf_mpi_ranks(void) {
-    const char *ranks = ranks_in_environment();
-    long n = ranks ? strtol(ranks, NULL, 10) : 1;
-    return n > 0 && n <= INT32_MAX ? (int)n : 1;
+bool mf_launched_by_mpi(void) { return told("OMPI_COMM_WORLD_SIZE", "PMI_SIZE") != NULL; }
+
+int mf_mpi_ranks(void) { return count(told("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"), 1); }
+
+int mf_mpi_local_ranks(void) {
+    return count(told("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"), mf_mpi_ranks());
 }
 
 int mf_world_rank(const mf_world *world) { return world->rank; }

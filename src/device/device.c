@@ -39,6 +39,19 @@ double mf_device_flops(const mf_device *device) { return device->flops; }
 
 static bool row_distance_ok(int64_t ld, int64_t row) { return ld >= row; }
 
+/* rows x width elements, read at one row distance and written at another; of one row neither matters. */
+static mf_status check_rows(const char *what, int64_t rows, int64_t width, int64_t in_ld, int64_t out_ld) {
+    if (rows < 0 || width < 0)
+        return MF_FAIL(MF_EINVAL, "%s of %lld x %lld", what, (long long)rows, (long long)width);
+    if (rows > 1 && !(row_distance_ok(in_ld, width) && row_distance_ok(out_ld, width)))
+        return MF_FAIL(MF_EINVAL, "%s: rows overlap", what);
+    return MF_OK;
+}
+
+static mf_status check_dense(const char *what, int64_t rows, int64_t width) {
+    return check_rows(what, rows, width, width, width);
+}
+
 mf_status mf_gemm(mf_device *device, const mf_gemm_args *a) {
     if (a->m < 0 || a->n < 0 || a->k < 0)
         return MF_FAIL(MF_EINVAL, "matrix product of %lld x %lld x %lld", (long long)a->m, (long long)a->n,
@@ -103,81 +116,113 @@ mf_status mf_attention_delta(mf_device *device, const mf_attention_args *a, floa
 
 mf_status mf_rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type, const void *x,
                              const float *weight, void *y) {
+    MF_TRY(check_dense("rmsnorm", n, h));
     return n == 0 ? MF_OK : device->ops->rmsnorm_forward(device, n, h, eps, type, x, weight, y);
 }
 
 mf_status mf_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args) {
+    MF_TRY(check_dense("rmsnorm", args->n, args->h));
     return args->n == 0 ? MF_OK : device->ops->rmsnorm_backward(device, args);
 }
 
+static mf_status check_head(int64_t head_dim) {
+    if (head_dim >= 0 && head_dim % 2 == 0) return MF_OK;
+    return MF_FAIL(MF_EINVAL, "rope needs an even head size, not %lld", (long long)head_dim);
+}
+
 mf_status mf_rope(mf_device *device, const mf_rope_args *args) {
-    if (args->head_dim % 2)
-        return MF_FAIL(MF_EINVAL, "rope needs an even head size, not %lld", (long long)args->head_dim);
+    MF_TRY(check_head(args->head_dim));
     if (args->batch == 0 || args->tokens == 0 || args->heads == 0) return MF_OK;
+    MF_TRY(check_dense("rope", args->batch, args->tokens));
+    MF_TRY(check_rows("rope", args->batch * args->tokens, args->heads * args->head_dim, args->in_ld,
+                      args->out_ld));
     return device->ops->rope(device, args);
 }
 
 mf_status mf_rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
                         float *cos_sin) {
+    MF_TRY(check_head(head_dim));
+    MF_TRY(check_dense("rope table", rows, head_dim));
     return rows == 0 ? MF_OK : device->ops->rope_table(device, first, rows, head_dim, theta, cos_sin);
 }
 
 mf_status mf_swiglu_forward(mf_device *device, const mf_swiglu_args *args) {
+    MF_TRY(check_rows("swiglu", args->n, args->width, args->in_ld, args->width));
     return args->n == 0 || args->width == 0 ? MF_OK : device->ops->swiglu_forward(device, args);
 }
 
 mf_status mf_swiglu_backward(mf_device *device, const mf_swiglu_args *args) {
+    MF_TRY(check_rows("swiglu", args->n, args->width, args->in_ld, args->width));
     return args->n == 0 || args->width == 0 ? MF_OK : device->ops->swiglu_backward(device, args);
 }
 
+static mf_status check_embed(const mf_embed_args *args) {
+    MF_TRY(check_dense("embedding", args->n, args->h));
+    return check_dense("embedding table", args->rows, args->h);
+}
+
 mf_status mf_embed_forward(mf_device *device, const mf_embed_args *args) {
+    MF_TRY(check_embed(args));
     return args->n == 0 || args->rows == 0 ? MF_OK : device->ops->embed_forward(device, args);
 }
 
 mf_status mf_embed_backward(mf_device *device, const mf_embed_args *args) {
+    MF_TRY(check_embed(args));
     return args->n == 0 || args->rows == 0 ? MF_OK : device->ops->embed_backward(device, args);
 }
 
 mf_status mf_xent_begin(mf_device *device, const mf_xent_args *args) {
+    MF_TRY(check_dense("cross-entropy", args->n, args->width));
     return args->n == 0 ? MF_OK : device->ops->xent_begin(device, args);
 }
 
 mf_status mf_xent_update(mf_device *device, const mf_xent_args *args) {
+    MF_TRY(check_dense("cross-entropy", args->n, args->width));
     return args->n == 0 || args->width == 0 ? MF_OK : device->ops->xent_update(device, args);
 }
 
 mf_status mf_xent_grad(mf_device *device, const mf_xent_args *args) {
+    MF_TRY(check_dense("cross-entropy", args->n, args->width));
     return args->n == 0 || args->width == 0 ? MF_OK : device->ops->xent_grad(device, args);
 }
 
 mf_status mf_xent_loss(mf_device *device, const mf_xent_args *args, double *loss) {
+    MF_TRY(check_dense("cross-entropy", args->n, args->width));
     return device->ops->xent_loss(device, args, loss);
 }
 
 mf_status mf_adamw(mf_device *device, const mf_adamw_args *args) {
+    MF_TRY(check_dense("adamw", 1, args->n));
+    if (args->step < 1)
+        return MF_FAIL(MF_EINVAL, "adamw at step %lld; it counts from 1", (long long)args->step);
     return args->n == 0 ? MF_OK : device->ops->adamw(device, args);
 }
 
 mf_status mf_sum_squares(mf_device *device, int64_t n, const float *x, double *sum) {
+    MF_TRY(check_dense("sum of squares", 1, n));
     return device->ops->sum_squares(device, n, x, sum);
 }
 
 mf_status mf_cast(mf_device *device, const mf_cast_args *args) {
+    MF_TRY(check_rows("cast", args->rows, args->width, args->in_ld, args->out_ld));
     return args->rows == 0 || args->width == 0 ? MF_OK : device->ops->cast(device, args);
 }
 
 mf_status mf_add(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
                  void *out) {
+    MF_TRY(check_dense("add", 1, n));
     return n == 0 ? MF_OK : device->ops->add(device, n, type, residual, delta, out);
 }
 
 mf_status mf_accumulate(mf_device *device, int64_t rows, int64_t width, const float *in, int64_t in_ld,
                         float *out, int64_t out_ld) {
+    MF_TRY(check_rows("accumulate", rows, width, in_ld, out_ld));
     return rows == 0 || width == 0 ? MF_OK
                                    : device->ops->accumulate(device, rows, width, in, in_ld, out, out_ld);
 }
 
 mf_status mf_fill_normal(mf_device *device, const mf_normal_args *args) {
+    MF_TRY(check_dense("random numbers", args->rows, args->cols));
     return args->rows == 0 || args->cols == 0 ? MF_OK : device->ops->fill_normal(device, args);
 }
 
@@ -191,6 +236,7 @@ mf_status mf_copy(mf_device *device, void *out, const void *in, size_t bytes) {
 
 mf_status mf_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
                        const void *in, size_t in_ld) {
+    MF_TRY(check_rows("copy", rows, (int64_t)bytes, (int64_t)in_ld, (int64_t)out_ld));
     return rows == 0 || bytes == 0 ? MF_OK
                                    : device->ops->copy_rows(device, rows, bytes, out, out_ld, in, in_ld);
 }

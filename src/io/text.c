@@ -114,7 +114,7 @@ static mf_status total_bytes(const source_list *list, const char *const *paths, 
     if (*total > 0) return MF_OK;
     if (count == 0) return MF_FAIL(MF_EINVAL, "no text: no file or folder was named");
     if (list->count == 0)
-        return MF_FAIL(MF_EINVAL, "no text in %s%s: no files are there", paths[0],
+        return MF_FAIL(MF_EINVAL, "no text in %s%s: 0 files in it", paths[0],
                        count > 1 ? " and what follows it" : "");
     return MF_FAIL(MF_EINVAL, "no text in %s%s: %d files, all empty", paths[0],
                    count > 1 ? " and what follows it" : "", list->count);

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* More than any machine has, and far from where sums would overflow. */
+#define BYTES_MAX ((size_t)1 << 56)
+
 struct mf_memory {
     mf_memory_source source;
     mf_memory_stats stats;
@@ -47,7 +50,7 @@ static void count(mf_memory *memory, mf_category category, int64_t bytes) {
 }
 
 mf_status mf_memory_account(mf_memory *memory, mf_category category, size_t bytes, const char *what) {
-    if (mf_fault_hit(MF_FAULT_ALLOC)) return no_memory(memory, category, bytes, what);
+    if (bytes > BYTES_MAX || mf_fault_hit(MF_FAULT_ALLOC)) return no_memory(memory, category, bytes, what);
     count(memory, category, (int64_t)bytes);
     return MF_OK;
 }
@@ -60,14 +63,11 @@ mf_status mf_buffer_alloc(mf_memory *memory, mf_category category, size_t bytes,
                           mf_buffer *out) {
     *out = (mf_buffer){.category = category};
     if (bytes == 0) return MF_OK;
-    if (bytes > SIZE_MAX / 2) return no_memory(memory, category, bytes, what);
     size_t rounded = (bytes + 63) & ~(size_t)63;
-    MF_TRY(mf_memory_account(memory, category, rounded, what));
-    void *data = memory->source.take(rounded);
-    if (!data) {
-        mf_memory_release(memory, category, rounded);
-        return no_memory(memory, category, bytes, what);
-    }
+    bool refused = bytes > BYTES_MAX || mf_fault_hit(MF_FAULT_ALLOC);
+    void *data = refused ? NULL : memory->source.take(rounded);
+    if (!data) return no_memory(memory, category, bytes, what);
+    count(memory, category, (int64_t)rounded);
     *out = (mf_buffer){.data = data, .bytes = rounded, .category = category};
     return MF_OK;
 }

@@ -15,24 +15,27 @@ static bool axis_known(const char *name, size_t length) {
     return false;
 }
 
-static mf_status parse_axis(const char *text, size_t length, mf_mesh_spec *out) {
+/* How an error begins; what is too long to be a mesh is cut, so that what is wrong with it still fits. */
+#define MESH "--mesh %.100s: "
+
+/* text[0 .. length - 1]: one axis of the mesh `whole`. */
+static mf_status parse_axis(const char *whole, const char *text, size_t length, mf_mesh_spec *out) {
     const char *equals = memchr(text, '=', length);
     int shown = (int)length;
     if (!equals)
         return MF_FAIL(MF_EINVAL, "--mesh: \"%.*s\" is not an axis and its size, as in tsp=4", shown, text);
     size_t name_length = (size_t)(equals - text);
     if (!axis_known(text, name_length))
-        return MF_FAIL(MF_EINVAL, "--mesh %.*s: no axis is called \"%.*s\"; this version has: tsp", shown,
-                       text, (int)name_length, text);
+        return MF_FAIL(MF_EINVAL, MESH "no axis is called \"%.*s\"; this version has: tsp", whole,
+                       (int)name_length, text);
     for (int i = 0; i < out->axes; i++)
         if (strlen(out->axis[i].name) == name_length && memcmp(out->axis[i].name, text, name_length) == 0)
-            return MF_FAIL(MF_EINVAL, "--mesh: axis %.*s is given twice", (int)name_length, text);
-    if (out->axes == MF_MESH_AXES) return MF_FAIL(MF_EINVAL, "--mesh: more than %d axes", MF_MESH_AXES);
+            return MF_FAIL(MF_EINVAL, MESH "axis %.*s is given twice", whole, (int)name_length, text);
+    if (out->axes == MF_MESH_AXES) return MF_FAIL(MF_EINVAL, MESH "more than %d axes", whole, MF_MESH_AXES);
     char *end = NULL;
     long size = equals[1] >= '0' && equals[1] <= '9' ? strtol(equals + 1, &end, 10) : 0;
     if (!end || end != text + length || size < 1 || size > RANKS_MAX)
-        return MF_FAIL(MF_EINVAL, "--mesh %.*s: the size must be a whole number from 1 to %d", shown, text,
-                       RANKS_MAX);
+        return MF_FAIL(MF_EINVAL, MESH "the size must be a whole number from 1 to %d", whole, RANKS_MAX);
     memcpy(out->axis[out->axes].name, text, name_length);
     out->axis[out->axes++].size = (int)size;
     return MF_OK;
@@ -43,13 +46,13 @@ mf_status mf_mesh_parse(const char *text, mf_mesh_spec *out) {
     if (strcmp(text, "single") == 0) return MF_OK;
     for (const char *at = text;;) {
         size_t length = strcspn(at, ",");
-        MF_TRY(parse_axis(at, length, out));
+        MF_TRY(parse_axis(text, at, length, out));
         if (at[length] == '\0') break;
         at += length + 1;
     }
     int64_t ranks = 1;
     for (int i = 0; i < out->axes; i++) ranks *= out->axis[i].size;
-    if (ranks > RANKS_MAX) return MF_FAIL(MF_EINVAL, "--mesh %s: more than %d ranks", text, RANKS_MAX);
+    if (ranks > RANKS_MAX) return MF_FAIL(MF_EINVAL, MESH "more than %d ranks", text, RANKS_MAX);
     return MF_OK;
 }
 

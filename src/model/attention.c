@@ -243,11 +243,14 @@ static mf_status weight_grads(mf_model *m, int64_t layer, const turn *t, backwar
     int64_t h = m->config.hidden, width = m->config.heads * m->config.head_dim;
     mf_linear to_q = linear(m, h, t->q_width), to_kv = linear(m, h, t->kv_width),
               out = linear(m, t->q_width, h);
-    MF_TRY(
-        mf_linear_weight_grad(&out, b->dy, h, at_head(m, &m->a, layer, t->q.first), width, dw + t->o.offset));
-    MF_TRY(mf_linear_weight_grad(&to_q, b->dq_turned.data, t->q_width, b->normed, h, dw + t->q.offset));
-    MF_TRY(mf_linear_weight_grad(&to_kv, b->dk_turned.data, t->kv_width, b->normed, h, dw + t->k.offset));
-    return mf_linear_weight_grad(&to_kv, b->dv_cast.data, t->kv_width, b->normed, h, dw + t->v.offset);
+    MF_TRY(mf_linear_weight_grad(&out, b->dy, h, at_head(m, &m->a, layer, t->q.first), width,
+                                 mf_grad_at(dw, t->o.offset)));
+    MF_TRY(mf_linear_weight_grad(&to_q, b->dq_turned.data, t->q_width, b->normed, h,
+                                 mf_grad_at(dw, t->q.offset)));
+    MF_TRY(mf_linear_weight_grad(&to_kv, b->dk_turned.data, t->kv_width, b->normed, h,
+                                 mf_grad_at(dw, t->k.offset)));
+    return mf_linear_weight_grad(&to_kv, b->dv_cast.data, t->kv_width, b->normed, h,
+                                 mf_grad_at(dw, t->v.offset));
 }
 
 static mf_status backward_turn(mf_model *m, int64_t layer, mf_stream *s, backward *b) {

@@ -157,9 +157,9 @@ static mf_status weight_grads(pass *p, const turn *t, int64_t row, int64_t rows,
     int64_t h = m->config.hidden;
     mf_linear in = linear(m, rows, h, t->width), down = linear(m, rows, t->width, h);
     const void *x = mf_at(m, p->normed.data, row * h);
-    MF_TRY(mf_linear_weight_grad(&down, dy, h, p->inner.data, t->width, dw + t->down_offset));
-    MF_TRY(mf_linear_weight_grad(&in, p->dgate.data, t->width, x, h, dw + t->gate_offset));
-    return mf_linear_weight_grad(&in, p->dup.data, t->width, x, h, dw + t->up_offset);
+    MF_TRY(mf_linear_weight_grad(&down, dy, h, p->inner.data, t->width, mf_grad_at(dw, t->down_offset)));
+    MF_TRY(mf_linear_weight_grad(&in, p->dgate.data, t->width, x, h, mf_grad_at(dw, t->gate_offset)));
+    return mf_linear_weight_grad(&in, p->dup.data, t->width, x, h, mf_grad_at(dw, t->up_offset));
 }
 
 static mf_status backward_turn(pass *p, mf_stream *s, const void *dy, float *dnormed) {

@@ -106,6 +106,8 @@ static inline void *mf_at(const mf_model *m, void *base, int64_t elements) {
 static inline const void *mf_at_const(const mf_model *m, const void *base, int64_t elements) {
     return base ? (const char *)base + elements * (int64_t)mf_dtype_bytes(m->options.type) : NULL;
 }
+/* The same into a shard's gradient, NULL where the shard is empty. */
+static inline float *mf_grad_at(float *dw, int64_t elements) { return dw ? dw + elements : NULL; }
 static inline void *mf_x(const mf_model *m, int64_t layer) {
     return mf_at(m, m->x.data, (m->x_slots > 1 ? layer : 0) * m->tokens * m->config.hidden);
 }

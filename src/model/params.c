@@ -152,7 +152,7 @@ mf_status mf_model_init(mf_model *m, float *master) {
                                                            .seed = m->options.seed,
                                                            .key = mf_random_key(v.name),
                                                            .deviation = m->param[i].deviation,
-                                                           .out = master + v.offset}));
+                                                           .out = master ? master + v.offset : NULL}));
     }
     return MF_OK;
 }

@@ -45,18 +45,18 @@ void mf_exchange_destroy(mf_exchange *x) {
 
 static void *at_head(const mf_exchange *x, const mf_shared *kept, int64_t head) {
     int64_t element = x->slot * x->sizes.batch * x->rows * x->width + head * x->sizes.head_dim;
-    return (char *)kept->own + (size_t)element * mf_dtype_bytes(x->sizes.type);
+    return mf_within(kept->own, element, x->sizes.type);
 }
 
 void *mf_exchange_keys(const mf_exchange *x, int64_t head) { return at_head(x, &x->keys, head); }
 void *mf_exchange_values(const mf_exchange *x, int64_t head) { return at_head(x, &x->values, head); }
 
 float *mf_exchange_dkeys(const mf_exchange *x, int64_t head) {
-    return (float *)x->dkeys.own + head * x->sizes.head_dim;
+    return mf_within(x->dkeys.own, head * x->sizes.head_dim, MF_F32);
 }
 
 float *mf_exchange_dvalues(const mf_exchange *x, int64_t head) {
-    return (float *)x->dvalues.own + head * x->sizes.head_dim;
+    return mf_within(x->dvalues.own, head * x->sizes.head_dim, MF_F32);
 }
 
 mf_status mf_exchange_open(mf_exchange *x, int slot) {

@@ -25,7 +25,7 @@ static int64_t group_elements(const mf_exchange *x, int rank) {
 }
 
 static const void *element(const void *base, int64_t index, mf_dtype type) {
-    return (const char *)base + index * (int64_t)mf_dtype_bytes(type);
+    return base ? (const char *)base + index * (int64_t)mf_dtype_bytes(type) : NULL;
 }
 
 static void list_rank(mf_exchange *x, int rank, const void *keys, const void *values, place at) {

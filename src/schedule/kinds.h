@@ -36,19 +36,24 @@ static inline int mf_stream_size(const mf_stream *s) { return mf_comm_size(s->st
 static inline size_t mf_shard_bytes(const mf_stream *s, int shard) {
     return (size_t)s->part->elements[shard] * mf_dtype_bytes(s->store->type);
 }
+/* The place `elements` into memory that is NULL where a rank holds nothing. */
+static inline void *mf_within(void *base, int64_t elements, mf_dtype type) {
+    return base ? (char *)base + elements * (int64_t)mf_dtype_bytes(type) : NULL;
+}
+static inline int64_t mf_own_offset(const mf_stream *s) {
+    return s->part->offset[s->kind->one_shard ? 0 : mf_stream_rank(s)];
+}
 static inline const void *mf_own_weights(const mf_stream *s) {
-    int64_t offset = s->part->offset[s->kind->one_shard ? 0 : mf_stream_rank(s)];
-    return (const char *)s->store->weights.own + (size_t)offset * mf_dtype_bytes(s->store->type);
+    return mf_within(s->store->weights.own, mf_own_offset(s), s->store->type);
 }
 static inline float *mf_own_grads(const mf_stream *s) {
-    return (float *)s->store->grads.own + s->part->offset[s->kind->one_shard ? 0 : mf_stream_rank(s)];
+    return mf_within(s->store->grads.own, mf_own_offset(s), MF_F32);
 }
 static inline const void *mf_peer_weights(const mf_stream *s, int shard) {
-    return (const char *)s->store->weights.peer[shard] +
-           (size_t)s->part->offset[shard] * mf_dtype_bytes(s->store->type);
+    return mf_within(s->store->weights.peer[shard], s->part->offset[shard], s->store->type);
 }
 static inline float *mf_peer_grads(const mf_stream *s, int shard) {
-    return (float *)s->store->grads.peer[shard] + s->part->offset[shard];
+    return mf_within(s->store->grads.peer[shard], s->part->offset[shard], MF_F32);
 }
 
 #endif

@@ -38,15 +38,17 @@ static mf_status gradients(mf_run_state *r, int64_t step, mf_update *u) {
     return mf_optimizer_step(r->optimizer, step, scale, u);
 }
 
-static mf_status count_skipped(mf_run_state *r, const mf_update *u) {
+static mf_status count_skipped(mf_run_state *r, int64_t step, const mf_update *u) {
     r->skipped_in_a_row = u->skipped ? r->skipped_in_a_row + 1 : 0;
     r->skipped += u->skipped;
     if (r->skipped_in_a_row < SKIPPED_MAX) return MF_OK;
-    return MF_FAIL(
-        MF_ENONFINITE,
-        "loss or gradients were not finite for %d steps in a row (loss %g, gradient norm %g): try a lower "
-        "--lr, a longer --warmup or --clip 1",
-        SKIPPED_MAX, u->loss, u->grad_norm);
+    bool never_updated = r->skipped == step + 1; /* then no learning rate can be to blame */
+    return MF_FAIL(MF_ENONFINITE,
+                   "loss or gradients were not finite for %d steps in a row (loss %g, gradient norm %g): %s",
+                   SKIPPED_MAX, fabs(u->loss), u->grad_norm,
+                   never_updated
+                       ? "so they are with the weights that training starts from; try another --init"
+                       : "try a lower --lr, a longer --warmup or --clip 1");
 }
 
 /* The largest peak of all ranks. */
@@ -102,7 +104,7 @@ static mf_status one_step(mf_run_state *r, int64_t step) {
     r->step_s[step] = mf_now_s() - start;
     if (step == 0) r->loss_first = u.loss;
     r->loss_last = u.loss;
-    MF_TRY(count_skipped(r, &u));
+    MF_TRY(count_skipped(r, step, &u));
     return report_step(r, step, &u);
 }
 

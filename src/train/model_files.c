@@ -81,9 +81,10 @@ static mf_status read_slices(mf_model *model, const mf_safetensors *file, float 
     mf_model_state state = mf_model_state_get(model);
     for (int i = 0; i < mf_model_params(model); i++) {
         mf_param_view v = mf_model_param(model, i);
-        float *to = (v.replicated ? state.replicated_weights : master) + v.offset;
+        float *to = v.replicated ? state.replicated_weights : master;
+        if (!to) continue; /* this rank has no part of any cut tensor */
         const mf_tensor_info *t = mf_safetensors_find(file, v.name);
-        MF_TRY(mf_tensor_read(t, v.first_row, v.slice_rows, v.first_col, v.slice_cols, to));
+        MF_TRY(mf_tensor_read(t, v.first_row, v.slice_rows, v.first_col, v.slice_cols, to + v.offset));
     }
     return MF_OK;
 }
@@ -110,14 +111,16 @@ static mf_status write_slices(mf_model *model, const float *master, mf_tensor_wr
     mf_model_state state = mf_model_state_get(model);
     for (int i = 0; i < mf_model_params(model); i++) {
         mf_param_view v = mf_model_param(model, i);
-        if (v.replicated && !first_rank) continue;
-        const float *from = (v.replicated ? state.replicated_weights : master) + v.offset;
-        MF_TRY(mf_tensors_write(writer, i, v.first_row, v.slice_rows, v.first_col, v.slice_cols, from));
+        const float *from = v.replicated ? state.replicated_weights : master;
+        if ((v.replicated && !first_rank) || !from) continue;
+        MF_TRY(mf_tensors_write(writer, i, v.first_row, v.slice_rows, v.first_col, v.slice_cols,
+                                from + v.offset));
     }
     return MF_OK;
 }
 
-/* All slices of all ranks, into a file that has its final name only when it is whole. Collective. */
+/* All slices of all ranks, into a file that has its final name only when it is whole. Collective. A failing
+ * first rank removes the file: not before all have it open, or they would report that it is not there. */
 static mf_status write_weights(mf_model *model, mf_comm *world, const float *master,
                                const mf_tensor_spec *specs, int count, const char *path) {
     mf_status status = MF_OK;
@@ -126,9 +129,13 @@ static mf_status write_weights(mf_model *model, mf_comm *world, const float *mas
     mf_tensor_writer *writer = NULL;
     char *draft = NULL;
     MF_GO(mf_format(&draft, "%s.part", path));
-    if (first_rank) MF_GO(mf_tensors_create(draft, specs, count, type));
+    if (first_rank) {
+        MF_GO(mf_tensors_create(draft, specs, count, type));
+        MF_GO(mf_tensors_open_writer(draft, specs, count, type, &writer));
+    }
     MF_GO(mf_barrier(world));
-    MF_GO(mf_tensors_open_writer(draft, specs, count, type, &writer));
+    if (!first_rank) MF_GO(mf_tensors_open_writer(draft, specs, count, type, &writer));
+    MF_GO(mf_barrier(world));
     MF_GO(write_slices(model, master, writer, first_rank));
     status = mf_tensors_close_writer(writer);
     writer = NULL;

@@ -1,7 +1,7 @@
 /* train.c: builds up one rank's run, measures what the machine can do, trains, takes it down again. */
 #include "train/loop.h"
 
-enum { PROBE = 1024, PROBE_TURNS = 4 };
+enum { PROBE_LEAST = 64, PROBE_MOST = 1024, PROBE_TURNS = 4 };
 
 mf_status mf_train_check(const mf_train_options *o) {
     const mf_layout *layout = NULL;
@@ -18,33 +18,44 @@ mf_status mf_train_check(const mf_train_options *o) {
     return mf_layout_find(&o->mesh, &layout);
 }
 
+static double probe_flops(int64_t side) { return 2.0 * (double)side * (double)side * (double)side; }
+
+/* Large enough for the machine's best rate, but no longer at work than the training itself. */
+static int64_t probe_side(const mf_run_state *r) {
+    double training = mf_loop_step_flops(r) * (double)r->options->adam.steps / mf_world_size(r->world);
+    int64_t side = PROBE_MOST;
+    while (side > PROBE_LEAST && PROBE_TURNS * probe_flops(side) > training) side /= 2;
+    return side;
+}
+
 /* The rate of a square product in the run's type, all ranks at once: the peak that shares are of. */
 static mf_status probe(mf_run_state *r) {
     mf_status status = MF_OK;
     mf_dtype type = r->options->model.type;
-    size_t bytes = (size_t)PROBE * PROBE * mf_dtype_bytes(type);
+    int64_t side = probe_side(r);
+    size_t elements = (size_t)(side * side), bytes = elements * mf_dtype_bytes(type);
     mf_buffer a = {0}, b = {0}, c = {0};
     double best = 1e30;
     MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, bytes, "the speed probe", &a));
     MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, bytes, "the speed probe", &b));
-    MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, (size_t)PROBE * PROBE * 4, "the speed probe", &c));
+    MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, elements * sizeof(float), "the speed probe", &c));
     MF_GO(mf_zero(r->device, a.data, bytes));
     MF_GO(mf_zero(r->device, b.data, bytes));
     MF_GO(mf_barrier(r->mesh.world));
     for (int i = 0; i < PROBE_TURNS; i++) {
         double start = mf_now_s();
-        MF_GO(mf_gemm(r->device, &(mf_gemm_args){.m = PROBE,
-                                                 .n = PROBE,
-                                                 .k = PROBE,
-                                                 .a = {a.data, PROBE, type, false},
-                                                 .b = {b.data, PROBE, type, false},
+        MF_GO(mf_gemm(r->device, &(mf_gemm_args){.m = side,
+                                                 .n = side,
+                                                 .k = side,
+                                                 .a = {a.data, side, type, false},
+                                                 .b = {b.data, side, type, false},
                                                  .c = c.data,
-                                                 .c_ld = PROBE,
+                                                 .c_ld = side,
                                                  .c_type = MF_F32}));
         double took = mf_now_s() - start;
         if (took < best) best = took;
     }
-    r->peak_flops = 2.0 * PROBE * PROBE * PROBE / best;
+    r->peak_flops = probe_flops(side) / best;
     MF_GO(mf_allreduce_f64(r->mesh.world, &r->peak_flops, 1));
 fail:
     mf_buffer_free(r->memory, &a);

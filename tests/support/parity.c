@@ -140,12 +140,12 @@ static mf_status member_run(const parity_run *r, member *m, double *loss) {
 /* Squares of the difference and of the whole's values over this rank's slice. */
 static void compare_slice(const member *cut, const member *whole, int param, double sums[2]) {
     mf_param_view c = mf_model_param(cut->model, param), w = mf_model_param(whole->model, param);
-    const float *a = (c.replicated ? cut->state.replicated_grads : cut->state.cut_grads) + c.offset;
-    const float *b = (w.replicated ? whole->state.replicated_grads : whole->state.cut_grads) + w.offset;
+    const float *a = c.replicated ? cut->state.replicated_grads : cut->state.cut_grads;
+    const float *b = w.replicated ? whole->state.replicated_grads : whole->state.cut_grads;
     for (int64_t row = 0; row < c.slice_rows; row++) {
         for (int64_t col = 0; col < c.slice_cols; col++) {
-            double x = a[row * c.slice_cols + col];
-            double y = b[(c.first_row + row) * w.cols + c.first_col + col];
+            double x = a[c.offset + row * c.slice_cols + col];
+            double y = b[w.offset + (c.first_row + row) * w.cols + c.first_col + col];
             sums[0] += (x - y) * (x - y);
             sums[1] += y * y;
         }

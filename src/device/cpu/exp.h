@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* e^x to about 2 units in the last place; below -87.3 it is 0, above 88.7 infinity; NaN stays NaN. x = n ln 2
+/* e^x to about 2 units in the last place; below -87.3 it is 0, above 88.3 infinity; NaN stays NaN. x = n ln 2
  * + r with the whole number n found by adding a constant that leaves no fraction bits; e^r by its Taylor
  * series to r^7. */
 static inline float mf_cpu_exp(float x) {

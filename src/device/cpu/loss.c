@@ -73,10 +73,14 @@ mf_status mf_cpu_xent_update(mf_device *device, const mf_xent_args *a) {
 
 static void grad_row(const mf_xent_args *a, int64_t t) {
     float *row = a->logits + t * a->width;
-    float scale = a->labels[t] < 0 ? 0.0f : a->scale, each = scale / a->sum[t], maximum = a->maximum[t];
+    if (a->labels[t] < 0) {
+        memset(row, 0, (size_t)a->width * sizeof *row); /* not times 0: a masked row may hold anything */
+        return;
+    }
+    float each = a->scale / a->sum[t], maximum = a->maximum[t];
     int64_t label = a->labels[t] - a->first;
     for (int64_t i = 0; i < a->width; i++) row[i] = mf_cpu_exp(row[i] - maximum) * each;
-    if (label >= 0 && label < a->width) row[label] -= scale;
+    if (label >= 0 && label < a->width) row[label] -= a->scale;
 }
 
 mf_status mf_cpu_xent_grad(mf_device *device, const mf_xent_args *a) {

@@ -9,16 +9,17 @@ enum { BLOCK = 16384 };
 static void adamw_block(const mf_adamw_args *a, int64_t begin, int64_t end) {
     const float *grad = a->grad;
     float *p = a->master, *m = a->moment1, *v = a->moment2;
-    float unbias1 = 1.0f / (1.0f - (float)pow((double)a->beta1, (double)a->step));
-    float unbias2 = 1.0f / (1.0f - (float)pow((double)a->beta2, (double)a->step));
-    float b1 = a->beta1, b2 = a->beta2, decay = 1.0f - a->lr * a->weight_decay, lr = a->lr, eps = a->eps,
+    /* In double: beta2^step lies so near 1 that f32 would leave four digits of the difference. */
+    float unbias1 = (float)(1.0 / (1.0 - pow((double)a->beta1, (double)a->step)));
+    float unbias2 = (float)(1.0 / (1.0 - pow((double)a->beta2, (double)a->step)));
+    float b1 = a->beta1, b2 = a->beta2, decay = a->weight_decay, lr = a->lr, eps = a->eps,
           scale = a->grad_scale;
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
         float g = grad[i] * scale;
         m[i] = b1 * m[i] + (1.0f - b1) * g;
         v[i] = b2 * v[i] + (1.0f - b2) * g * g;
-        p[i] = p[i] * decay - lr * (m[i] * unbias1) / (sqrtf(v[i] * unbias2) + eps);
+        p[i] -= lr * (decay * p[i] + m[i] * unbias1 / (sqrtf(v[i] * unbias2) + eps));
     }
     if (a->type == MF_BF16) {
         uint16_t *w = a->weights;

@@ -1,0 +1,158 @@
+/* memory.c: what a rank of tsp=8 holds against one rank alone, by the accounted peaks. */
+#include "support.h"
+
+#include "meshfold/train.h"
+
+#include <stdlib.h>
+
+enum { RANKS = 8 };
+
+typedef struct measured {
+    mf_model_options options;
+    mf_mesh_spec mesh;
+    mf_memory_stats worst; /* of all ranks, category by category; filled under the rank's own index */
+    mf_memory_stats rank[RANKS];
+    bool step; /* run a forward and backward; else build only */
+} measured;
+
+static mf_status run_once(measured *m, mf_model *model, mf_device *device, mf_memory *memory) {
+    mf_model_state state = mf_model_state_get(model);
+    int64_t tokens = m->options.batch * mf_model_rows(model);
+    mf_buffer ids = {0};
+    double loss = 0;
+    mf_status status = MF_OK;
+    MF_GO(mf_buffer_alloc(memory, MF_WORKSPACE, (size_t)tokens * sizeof(int32_t), "ids", &ids));
+    MF_GO(mf_zero(device, ids.data, (size_t)tokens * sizeof(int32_t)));
+    MF_GO(mf_zero(device, state.cut_weights, (size_t)state.cut * mf_dtype_bytes(state.type)));
+    MF_GO(mf_zero(device, state.replicated_weights, (size_t)state.replicated * sizeof(float)));
+    MF_GO(mf_barrier(mf_model_comm(model)));
+    MF_GO(mf_model_gradients(model, ids.data, ids.data, 1.0f, &loss));
+    MF_GO(mf_barrier(mf_model_comm(model)));
+fail:
+    mf_buffer_free(memory, &ids);
+    return status;
+}
+
+static mf_status body(mf_world *world, void *argument) {
+    measured *m = argument;
+    mf_status status = MF_OK;
+    mf_memory *memory = NULL;
+    mf_device *device = NULL;
+    mf_mesh mesh = {0};
+    mf_model *model = NULL;
+    mf_optimizer *optimizer = NULL;
+    const mf_layout *layout = NULL;
+    MF_GO(mf_memory_create(NULL, &memory));
+    MF_GO(mf_device_create("cpu", memory, 1, &device));
+    MF_GO(mf_mesh_create(world, &m->mesh, &mesh));
+    MF_GO(mf_layout_find(&m->mesh, &layout));
+    MF_GO(mf_model_create(&m->options, layout, &mesh, device, &model));
+    MF_GO(mf_optimizer_create(model, device, &(mf_adam_options){.steps = 1}, NULL, &optimizer));
+    if (m->step) MF_GO(run_once(m, model, device, memory));
+    m->rank[mf_world_rank(world)] = mf_memory_stats_get(memory);
+    MF_GO(mf_barrier(mesh.world));
+fail:
+    mf_optimizer_destroy(optimizer);
+    mf_model_destroy(model);
+    mf_mesh_destroy(&mesh);
+    mf_device_destroy(device);
+    mf_memory_destroy(memory);
+    return status;
+}
+
+static measured measure(const char *mesh, const mf_model_options *options, bool no_borrow, bool step) {
+    measured m = {.options = *options, .step = step};
+    ASSERT_OK(mf_mesh_parse(mesh, &m.mesh));
+    mf_launch_options launch = {.engine = "local", .ranks = mf_mesh_ranks(&m.mesh), .no_borrow = no_borrow};
+    ASSERT_OK(mf_launch(&launch, body, &m));
+    for (int rank = 0; rank < launch.ranks; rank++)
+        for (int c = 0; c < MF_CATEGORIES; c++)
+            m.worst.peak[c] = mf_max(m.worst.peak[c], m.rank[rank].peak[c]);
+    return m;
+}
+
+static mf_model_options wide(mf_dtype type) {
+    return (mf_model_options){.config = {.hidden = 512,
+                                         .layers = 2,
+                                         .heads = 16,
+                                         .kv_heads = 8,
+                                         .head_dim = 32,
+                                         .ffn = 2048,
+                                         .vocab = 1024,
+                                         .rope_theta = 10000,
+                                         .norm_eps = 1e-5,
+                                         .init_range = 0.02},
+                              .type = type,
+                              .batch = 1,
+                              .tokens = 1024,
+                              .seed = 1};
+}
+
+static void at_most(const char *what, mf_dtype type, int64_t got, double limit) {
+    if ((double)got <= limit) return;
+    fail_msg("%s in %s: %lld bytes, at most %.0f allowed", what, mf_dtype_name(type), (long long)got, limit);
+}
+
+static void state_is_one_share(void **unused) {
+    (void)unused;
+    for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+        mf_model_options options = wide(type);
+        measured alone = measure("single", &options, false, false),
+                 cut = measure("tsp=8", &options, false, false);
+        double norms = (double)((2 * options.config.layers + 1) * options.config.hidden) * sizeof(float);
+        const mf_category state[] = {MF_WEIGHTS, MF_GRADS, MF_OPTIMIZER};
+        for (int i = 0; i < 3; i++) {
+            double replicated = state[i] == MF_OPTIMIZER ? 2 * norms : norms;
+            at_most(mf_category_name(state[i]), type, cut.worst.peak[state[i]],
+                    1.01 / RANKS * ((double)alone.worst.peak[state[i]] - replicated) + replicated);
+        }
+    }
+}
+
+static void activations_are_one_share(void **unused) {
+    (void)unused;
+    for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+        for (int mode = MF_RECOMPUTE_NONE; mode <= MF_RECOMPUTE_BLOCK; mode++) {
+            mf_model_options options = wide(type);
+            options.config.hidden = 128;
+            options.config.ffn = 512;
+            options.config.head_dim = 8;
+            options.tokens = 32768;
+            options.recompute = (mf_recompute)mode;
+            measured alone = measure("single", &options, false, false),
+                     cut = measure("tsp=8", &options, false, false);
+            at_most("activations", type, cut.worst.peak[MF_ACTIVATIONS],
+                    1.10 / RANKS * (double)alone.worst.peak[MF_ACTIVATIONS]);
+        }
+    }
+}
+
+/* Sent: two of the largest shard with its gradient; one head group's keys of all ranks, the own ones packed
+ * for sending, and two of one rank's key gradients. Borrowed: attention's gradients on their way to their
+ * owner. */
+static void in_flight_is_two_shards_and_a_head_group(void **unused) {
+    (void)unused;
+    for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+        mf_model_options options = wide(type);
+        const mf_model_config *c = &options.config;
+        double size = (double)mf_dtype_bytes(type), h = (double)c->hidden;
+        double attention = h * (double)(2 * c->heads + 2 * c->kv_heads) * (double)c->head_dim / RANKS;
+        double largest = 3 * h * (double)c->ffn / RANKS;
+        double group = 2 * (double)(options.tokens * c->kv_heads * c->head_dim) /
+                       RANKS; /* elements of keys and values */
+        measured sent = measure("tsp=8", &options, true, true),
+                 borrowed = measure("tsp=8", &options, false, true);
+        at_most("stream, sent", type, sent.worst.peak[MF_STREAM], 2 * largest * (size + sizeof(float)));
+        at_most("exchange, sent", type, sent.worst.peak[MF_EXCHANGE],
+                group * size + group / RANKS * (2 * sizeof(float)));
+        at_most("stream, borrowed", type, borrowed.worst.peak[MF_STREAM], 2 * attention * sizeof(float));
+        at_most("exchange, borrowed", type, borrowed.worst.peak[MF_EXCHANGE], 0);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(state_is_one_share),
+                                       cmocka_unit_test(activations_are_one_share),
+                                       cmocka_unit_test(in_flight_is_two_shards_and_a_head_group)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,67 @@
+/* parity_ranks.c: one rank of parity over processes: tsp's loss and gradients against one rank's, at every
+ * shape and mode. train_mpi.sh starts it under mpiexec, which says how many ranks the mesh has. */
+#include "support.h"
+
+#include "parity.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct runs {
+    int shapes; /* at most so many */
+    bool no_borrow;
+    int bad;         /* runs beyond the tolerance; on rank 0 */
+    double worst[2]; /* by type: largest error of all runs */
+} runs;
+
+/* Rank 0 judges. */
+static void judge(runs *all, const parity_run *run, int ranks) {
+    double tolerance = mf_tolerance(run->type), *worst = &all->worst[run->type];
+    *worst = fmax(*worst, fmax(run->loss_error, run->worst));
+    if (run->loss_error < tolerance && run->worst < tolerance) return; /* false for NaN */
+    printf("%s, %d ranks, %s, recompute %d, %s: loss error %.2e, worst gradient error %.2e (%s)\n",
+           run->shape->name, ranks, mf_dtype_name(run->type), (int)run->recompute,
+           all->no_borrow ? "sent" : "borrowed", run->loss_error, run->worst, run->worst_name);
+    all->bad++;
+}
+
+static mf_status run_one(mf_world *world, runs *all, parity_run *run) {
+    MF_TRY(parity_body(world, run));
+    if (mf_world_rank(world) == 0) judge(all, run, mf_world_size(world));
+    return MF_OK;
+}
+
+/* MPI starts once in a process, so all runs are in one body. */
+static mf_status body(mf_world *world, void *argument) {
+    runs *all = argument;
+    char mesh[16];
+    snprintf(mesh, sizeof mesh, "tsp=%d", mf_world_size(world));
+    for (int i = 0; i < all->shapes && parity_case_at(i); i++) {
+        for (int type = MF_F32; type <= MF_BF16; type++) {
+            parity_run run = {.shape = parity_case_at(i), .type = (mf_dtype)type, .threads = 1};
+            MF_TRY(mf_mesh_parse(mesh, &run.mesh));
+            MF_TRY(run_one(world, all, &run));
+            run.recompute = MF_RECOMPUTE_BLOCK;
+            MF_TRY(run_one(world, all, &run));
+            run.forward_only = true;
+            MF_TRY(run_one(world, all, &run));
+        }
+    }
+    return MF_OK;
+}
+
+/* parity_ranks borrowed|sent [SHAPES] */
+int main(int argc, char **argv) {
+    runs all = {.shapes = argc > 2 ? atoi(argv[2]) : 1000};
+    all.no_borrow = argc > 1 && strcmp(argv[1], "sent") == 0;
+    mf_launch_options options = {.engine = "mpi", .timeout_s = 60, .no_borrow = all.no_borrow};
+    if (mf_launch(&options, body, &all)) {
+        fprintf(stderr, "rank %d: %s\n", mf_rank_get(), mf_error_last()->message);
+        mf_abort_peers(1);
+        return 1;
+    }
+    if (mf_rank_get() == 0)
+        printf("%s: worst error %.2e in f32, %.2e in bf16\n", argv[1], all.worst[MF_F32], all.worst[MF_BF16]);
+    return all.bad > 0;
+}
