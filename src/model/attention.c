@@ -153,8 +153,7 @@ mf_status mf_attention_block(mf_model *m, int64_t layer, const void *x, void *ou
     mf_stream s = {0};
     MF_GO(mf_work(m, elements, mf_dtype_bytes(m->options.type), "attention's input", &normed));
     MF_GO(mf_work(m, elements, sizeof(float), "attention's output", &y));
-    MF_GO(mf_rmsnorm_forward(m->device, m->tokens, h, (float)m->config.norm_eps, m->options.type, x,
-                             mf_norm(m, mf_layer_param(layer, MF_NORM_ATTENTION)), normed.data));
+    MF_GO(mf_norm_forward(m, mf_layer_param(layer, MF_NORM_ATTENTION), x, normed.data));
     MF_GO(mf_exchange_open(&m->exchange, (int)mf_attention_slot(m, layer)));
     MF_GO(mf_stream_open(&s, m->layout->attention, &m->store, mf_attention_part(m, layer), MF_PASS_FORWARD));
     for (mf_turn from; mf_stream_more(&s);) {
@@ -283,21 +282,12 @@ mf_status mf_attention_block_backward(mf_model *m, int64_t layer, const void *x)
                          mf_ceil_div(m->config.kv_heads, m->shards), &b));
     b.normed = normed.data;
     b.dnormed = dnormed.data;
-    MF_GO(mf_rmsnorm_forward(m->device, m->tokens, h, (float)m->config.norm_eps, m->options.type, x,
-                             mf_norm(m, norm), normed.data));
+    MF_GO(mf_norm_forward(m, norm, x, normed.data));
     MF_GO(mf_exchange_begin_grads(&m->exchange, (int)mf_attention_slot(m, layer)));
     MF_GO(mf_stream_open(&s, m->layout->attention, &m->store, mf_attention_part(m, layer), MF_PASS_BACKWARD));
     while (mf_stream_more(&s)) MF_GO(backward_turn(m, layer, &s, &b));
     MF_GO(mf_stream_finish(&s));
-    MF_GO(mf_rmsnorm_backward(m->device, &(mf_rmsnorm_grad){.n = m->tokens,
-                                                            .h = h,
-                                                            .eps = (float)m->config.norm_eps,
-                                                            .type = m->options.type,
-                                                            .x = x,
-                                                            .weight = mf_norm(m, norm),
-                                                            .dy = b.dnormed,
-                                                            .dx = m->dx.data,
-                                                            .dweight = mf_norm_grad(m, norm)}));
+    MF_GO(mf_norm_backward(m, norm, x, b.dnormed));
 fail:
     mf_stream_close(&s);
     backward_free(m, &b);

@@ -65,9 +65,7 @@ static mf_status pass_begin(pass *p, mf_model *m, int64_t layer, const void *x, 
         MF_TRY(mf_work(m, tile, size, "gradient of the MLP's gate", &p->dgate));
         MF_TRY(mf_work(m, tile, size, "gradient of the MLP's up", &p->dup));
     }
-    return mf_rmsnorm_forward(m->device, m->tokens, m->config.hidden, (float)m->config.norm_eps,
-                              m->options.type, x, mf_norm(m, mf_layer_param(layer, MF_NORM_MLP)),
-                              p->normed.data);
+    return mf_norm_forward(m, mf_layer_param(layer, MF_NORM_MLP), x, p->normed.data);
 }
 
 static void pass_end(pass *p) {
@@ -192,15 +190,7 @@ mf_status mf_mlp_block_backward(mf_model *m, int64_t layer, const void *x) {
     MF_GO(mf_stream_open(&s, m->layout->mlp, &m->store, mf_mlp_part(m, layer), MF_PASS_BACKWARD));
     while (mf_stream_more(&s)) MF_GO(backward_turn(&p, &s, dy, dnormed.data));
     MF_GO(mf_stream_finish(&s));
-    MF_GO(mf_rmsnorm_backward(m->device, &(mf_rmsnorm_grad){.n = m->tokens,
-                                                            .h = m->config.hidden,
-                                                            .eps = (float)m->config.norm_eps,
-                                                            .type = m->options.type,
-                                                            .x = x,
-                                                            .weight = mf_norm(m, norm),
-                                                            .dy = dnormed.data,
-                                                            .dx = m->dx.data,
-                                                            .dweight = mf_norm_grad(m, norm)}));
+    MF_GO(mf_norm_backward(m, norm, x, dnormed.data));
 fail:
     mf_stream_close(&s);
     mf_buffer_free(m->memory, &dnormed);

@@ -92,13 +92,6 @@ static inline const mf_part *mf_head_part(const mf_model *m) {
     return &m->part[2 * m->config.layers + (m->config.tied ? 0 : 1)];
 }
 
-static inline float *mf_norm(const mf_model *m, int param) {
-    return (float *)m->norms.data + m->param[param].offset;
-}
-static inline float *mf_norm_grad(const mf_model *m, int param) {
-    return (float *)m->norm_grads.data + m->param[param].offset;
-}
-
 /* The place `elements` into a buffer of the compute type. */
 static inline void *mf_at(const mf_model *m, void *base, int64_t elements) {
     return base ? (char *)base + elements * (int64_t)mf_dtype_bytes(m->options.type) : NULL;
@@ -138,6 +131,11 @@ mf_status mf_linear_input_grad(const mf_linear *l, const void *dy, int64_t dy_ld
 /* dweight: [out, in] += dy' · x */
 mf_status mf_linear_weight_grad(const mf_linear *l, const void *dy, int64_t dy_ld, const void *x,
                                 int64_t x_ld, float *dweight);
+
+/* norm.c: out = norm(x): [tokens, hidden] compute type, by the norm `param`; backward: dx += , its gradient
+ * += . */
+mf_status mf_norm_forward(mf_model *model, int param, const void *x, void *out);
+mf_status mf_norm_backward(mf_model *model, int param, const void *x, const float *dy);
 
 /* attention.c: out = x + attention(norm(x)), out: [tokens, hidden] compute type. Keeps q, k, v, a, lse. */
 mf_status mf_attention_block(mf_model *model, int64_t layer, const void *x, void *out);

@@ -76,8 +76,7 @@ static mf_status head_begin(head *e, mf_model *m, const void *x, const int32_t *
         MF_TRY(mf_work(m, e->tile * width, size, "gradient of a tile of logits", &e->d_logits));
         MF_TRY(mf_work(m, m->tokens * h, sizeof(float), "gradient of the head's input", &e->dnormed));
     }
-    return mf_rmsnorm_forward(m->device, m->tokens, h, (float)m->config.norm_eps, m->options.type, x,
-                              mf_norm(m, mf_final_norm_param(m)), e->normed.data);
+    return mf_norm_forward(m, mf_final_norm_param(m), x, e->normed.data);
 }
 
 static void head_end(head *e) {
@@ -184,16 +183,7 @@ mf_status mf_head_gradients(mf_model *m, const void *x, const int32_t *labels, f
     MF_GO(loss_pass(&e, loss));
     MF_GO(grad_pass(&e, scale));
     MF_GO(mf_zero(m->device, m->dx.data, (size_t)(m->tokens * m->config.hidden) * sizeof(float)));
-    MF_GO(mf_rmsnorm_backward(m->device,
-                              &(mf_rmsnorm_grad){.n = m->tokens,
-                                                 .h = m->config.hidden,
-                                                 .eps = (float)m->config.norm_eps,
-                                                 .type = m->options.type,
-                                                 .x = x,
-                                                 .weight = mf_norm(m, mf_final_norm_param(m)),
-                                                 .dy = e.dnormed.data,
-                                                 .dx = m->dx.data,
-                                                 .dweight = mf_norm_grad(m, mf_final_norm_param(m))}));
+    MF_GO(mf_norm_backward(m, mf_final_norm_param(m), x, e.dnormed.data));
 fail:
     head_end(&e);
     return status;

@@ -99,6 +99,13 @@ static void take_down(mf_run_state *r) {
     mf_memory_destroy(r->memory);
 }
 
+/* What failed here may only follow from what failed on another rank: a group of one waits for nobody, but it
+ * returns the first error of all. */
+static mf_status first_error(const mf_run_state *r, mf_status own) {
+    mf_status first = r->mesh.self ? mf_barrier(r->mesh.self) : MF_OK;
+    return first ? first : own;
+}
+
 mf_status mf_train(mf_world *world, const mf_train_options *options, const mf_train_observer *observer) {
     mf_status status = MF_OK;
     mf_run_state r = {.options = options, .world = world};
@@ -109,6 +116,7 @@ mf_status mf_train(mf_world *world, const mf_train_options *options, const mf_tr
     MF_GO(mf_loop_run(&r));
     MF_GO(mf_barrier(r.mesh.world)); /* peers may be reading this rank's memory until here */
 fail:
+    if (status) status = first_error(&r, status);
     take_down(&r);
     return status;
 }
