@@ -130,22 +130,6 @@ mf_model_state mf_model_state_get(mf_model *m) {
                             .replicated_grads = m->norm_grads.data};
 }
 
-mf_status mf_dx_cast(mf_model *m, mf_buffer *held, const void **out) {
-    int64_t n = m->tokens * m->config.hidden;
-    *out = m->dx.data;
-    if (m->options.type == MF_F32) return MF_OK;
-    MF_TRY(mf_work(m, n, mf_dtype_bytes(m->options.type), "gradient in the compute type", held));
-    *out = held->data;
-    return mf_cast(m->device, &(mf_cast_args){.rows = 1,
-                                              .width = n,
-                                              .in = m->dx.data,
-                                              .in_ld = n,
-                                              .in_type = MF_F32,
-                                              .out = held->data,
-                                              .out_ld = n,
-                                              .out_type = m->options.type});
-}
-
 static mf_status forward(mf_model *m, const int32_t *ids) {
     MF_TRY(mf_embed(m, ids, mf_x(m, 0)));
     for (int64_t layer = 0; layer < m->config.layers; layer++) {

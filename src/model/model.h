@@ -132,10 +132,14 @@ mf_status mf_linear_input_grad(const mf_linear *l, const void *dy, int64_t dy_ld
 mf_status mf_linear_weight_grad(const mf_linear *l, const void *dy, int64_t dy_ld, const void *x,
                                 int64_t x_ld, float *dweight);
 
-/* norm.c: out = norm(x): [tokens, hidden] compute type, by the norm `param`; backward: dx += , its gradient
+/* residual.c: out = norm(x): [tokens, hidden] compute type, by the norm `param`; backward: dx += , its
+ * gradient
  * += . */
 mf_status mf_norm_forward(mf_model *model, int param, const void *x, void *out);
 mf_status mf_norm_backward(mf_model *model, int param, const void *x, const float *dy);
+
+/* The gradient of the residual stream in the compute type, for products: dx itself in f32. */
+mf_status mf_dx_cast(mf_model *model, mf_buffer *held, const void **out);
 
 /* attention.c: out = x + attention(norm(x)), out: [tokens, hidden] compute type. Keeps q, k, v, a, lse. */
 mf_status mf_attention_block(mf_model *model, int64_t layer, const void *x, void *out);
@@ -150,8 +154,5 @@ mf_status mf_embed_grads(mf_model *model, const int32_t *ids);
 /* The loss of hidden states x: [tokens, hidden]; with gradients also dx, overwritten. */
 mf_status mf_head_loss(mf_model *model, const void *x, const int32_t *labels, double *loss);
 mf_status mf_head_gradients(mf_model *model, const void *x, const int32_t *labels, float scale, double *loss);
-
-/* The gradient of the residual stream in the compute type, for products: dx itself in f32. */
-mf_status mf_dx_cast(mf_model *model, mf_buffer *held, const void **out);
 
 #endif

@@ -5,11 +5,6 @@
 
 enum { SKIPPED_MAX = 10 };
 
-double mf_loop_step_flops(const mf_run_state *r) {
-    const mf_train_options *o = r->options;
-    return mf_config_step_flops(&o->model.config, o->model.batch * o->accumulate, o->model.tokens);
-}
-
 /* This rank's tokens of sequence `at` of a buffer of sequences. */
 static void place(mf_run_state *r, int64_t at, const int32_t *ids, const int32_t *labels) {
     int64_t rows = mf_model_rows(r->model);

@@ -26,12 +26,12 @@ typedef struct mf_run_state {
 mf_status mf_loop_run(mf_run_state *run);
 /* Mean loss on the held-out text. Collective. */
 mf_status mf_loop_eval(mf_run_state *run, double *loss);
-/* report.c: gathers what all ranks measured and hands the summary to the observer. Collective. */
+/* report.c: model FLOPs of a step over all ranks. */
+double mf_loop_step_flops(const mf_run_state *run);
+/* Gathers what all ranks measured and hands the summary to the observer. Collective. */
 mf_status mf_loop_summarize(mf_run_state *run, const mf_rank_report *own);
 /* What this rank measured: memory so far, transfers since the last mf_loop_reset_stats. */
 void mf_loop_measure(mf_run_state *run, mf_rank_report *out);
 void mf_loop_reset_stats(mf_run_state *run);
-/* Model FLOPs of a step over all ranks. */
-double mf_loop_step_flops(const mf_run_state *run);
 
 #endif

@@ -45,6 +45,11 @@ static void restore_names(mf_rank_report *all, int size, const mf_rank_report *o
                 all[rank].group[group].stat[op].op = own->group[group].stat[op].op;
 }
 
+double mf_loop_step_flops(const mf_run_state *r) {
+    const mf_train_options *o = r->options;
+    return mf_config_step_flops(&o->model.config, o->model.batch * o->accumulate, o->model.tokens);
+}
+
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);

@@ -1,4 +1,4 @@
-/* norm.c: a block's normalised input, and the way back through it. */
+/* residual.c: what every block does with the residual stream: normalises it, and takes its gradient. */
 #include "model/model.h"
 
 mf_status mf_norm_forward(mf_model *m, int param, const void *x, void *out) {
@@ -17,4 +17,20 @@ mf_status mf_norm_backward(mf_model *m, int param, const void *x, const float *d
                                       .dy = dy,
                                       .dx = m->dx.data,
                                       .dweight = (float *)m->norm_grads.data + m->param[param].offset});
+}
+
+mf_status mf_dx_cast(mf_model *m, mf_buffer *held, const void **out) {
+    int64_t n = m->tokens * m->config.hidden;
+    *out = m->dx.data;
+    if (m->options.type == MF_F32) return MF_OK;
+    MF_TRY(mf_work(m, n, mf_dtype_bytes(m->options.type), "gradient in the compute type", held));
+    *out = held->data;
+    return mf_cast(m->device, &(mf_cast_args){.rows = 1,
+                                              .width = n,
+                                              .in = m->dx.data,
+                                              .in_ld = n,
+                                              .in_type = MF_F32,
+                                              .out = held->data,
+                                              .out_ld = n,
+                                              .out_type = m->options.type});
 }
