@@ -41,12 +41,10 @@ static mf_status body(mf_world *world, void *argument) {
     mf_mesh mesh = {0};
     mf_model *model = NULL;
     mf_optimizer *optimizer = NULL;
-    const mf_layout *layout = NULL;
     MF_GO(mf_memory_create(NULL, &memory));
     MF_GO(mf_device_create("cpu", memory, 1, &device));
     MF_GO(mf_mesh_create(world, &m->mesh, &mesh));
-    MF_GO(mf_layout_find(&m->mesh, &layout));
-    MF_GO(mf_model_create(&m->options, layout, &mesh, device, &model));
+    MF_GO(mf_model_create(&m->options, mf_layout_find(&m->mesh), &mesh, device, &model));
     MF_GO(mf_optimizer_create(model, device, &(mf_adam_options){.steps = 1}, NULL, &optimizer));
     if (m->step) MF_GO(run_once(m, model, device, memory));
     m->rank[mf_world_rank(world)] = mf_memory_stats_get(memory);

@@ -58,9 +58,22 @@ static void several_threads_a_rank(void **state) {
 }
 #endif
 
+static void tiles_agree(void **state) {
+    (void)state;
+    parity_case shape = parity_long_case();
+    for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+        parity_run run = {.shape = &shape, .type = type, .threads = 1};
+        ASSERT_OK(mf_mesh_parse("tsp=2", &run.mesh));
+        check(&run, false);
+        run.recompute = MF_RECOMPUTE_BLOCK;
+        check(&run, true);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_agree),
+        cmocka_unit_test(tiles_agree),
 #if !defined(__SANITIZE_THREAD__)
         cmocka_unit_test(several_threads_a_rank),
 #endif

@@ -50,7 +50,6 @@ static void make_reference(pair *p) {
 }
 
 static mf_status build(mf_world *world, pair *p) {
-    const mf_layout *layout = NULL;
     mf_model_options options = {.config = p->shape.config,
                                 .type = p->type,
                                 .batch = p->shape.batch,
@@ -59,8 +58,7 @@ static mf_status build(mf_world *world, pair *p) {
     MF_TRY(mf_memory_create(NULL, &p->memory));
     MF_TRY(mf_device_create("cpu", p->memory, 1, &p->device));
     MF_TRY(mf_mesh_create(world, &(mf_mesh_spec){0}, &p->mesh));
-    MF_TRY(mf_layout_find(&p->mesh.spec, &layout));
-    MF_TRY(mf_model_create(&options, layout, &p->mesh, p->device, &p->model));
+    MF_TRY(mf_model_create(&options, mf_layout_find(&p->mesh.spec), &p->mesh, p->device, &p->model));
     p->state = mf_model_state_get(p->model);
     p->master = calloc((size_t)p->state.cut, sizeof(float));
     MF_TRY(mf_model_init(p->model, p->master));

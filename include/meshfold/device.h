@@ -22,7 +22,6 @@ typedef struct mf_device mf_device;
 mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out);
 void mf_device_destroy(mf_device *device);
 mf_memory *mf_device_memory(mf_device *device);
-int mf_device_threads(const mf_device *device);
 /* Floating-point operations done so far by matrix products (2mnk each) and attention (its products, causal
  * pairs). */
 double mf_device_flops(const mf_device *device);
@@ -171,7 +170,7 @@ typedef struct mf_xent_args {
     /* gradient */
     mf_dtype type;
     float scale;    /* multiplies the gradient */
-    void *d_logits; /* [n, width] compute type, overwritten; masked rows become 0 */
+    void *d_logits; /* [n, width] compute type, overwritten; masked rows become 0. In f32 it may be logits */
 } mf_xent_args;
 /* Begins the state of n rows. */
 mf_status mf_xent_begin(mf_device *device, const mf_xent_args *args);
@@ -223,7 +222,6 @@ mf_status mf_accumulate(mf_device *device, int64_t rows, int64_t width, const fl
  * column. */
 mf_status mf_fill_normal(mf_device *device, const mf_normal_args *args);
 mf_status mf_zero(mf_device *device, void *data, size_t bytes);
-mf_status mf_copy(mf_device *device, void *out, const void *in, size_t bytes);
 /* rows blocks of `bytes`, at distances given in bytes. */
 mf_status mf_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
                        const void *in, size_t in_ld);

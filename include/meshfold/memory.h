@@ -39,11 +39,13 @@ typedef struct mf_memory_stats {
     int64_t now_total, peak_total;
 } mf_memory_stats;
 
-/* Where the bytes come from. NULL to mf_memory_create: the host's heap. */
+/* Where the bytes come from. NULL to mf_memory_create: mf_memory_heap. */
 typedef struct mf_memory_source {
     void *(*take)(size_t bytes); /* 64-byte aligned, NULL when there is none */
     void (*give_back)(void *data, size_t bytes);
 } mf_memory_source;
+/* The host's memory. give_back wants the size that was taken, and accepts NULL. */
+extern const mf_memory_source mf_memory_heap;
 
 mf_status mf_memory_create(const mf_memory_source *source, mf_memory **out);
 void mf_memory_destroy(mf_memory *memory);

@@ -4,7 +4,7 @@
  *     MF_TRY(mf_config_load("config.json", &config));       // Hugging Face's LlamaForCausalLM
  *     mf_model_options options = {.config = config, .batch = 1, .tokens = 8192, .seed = 1};
  *     MF_TRY(mf_model_create(&options, layout, &mesh, device, &model));   // collective
- *     MF_TRY(mf_model_init(model));
+ *     MF_TRY(mf_model_init(model, master));
  *     MF_TRY(mf_model_gradients(model, ids, labels, scale, &loss));       // adds to the gradients
  *     mf_model_destroy(model);
  */

@@ -148,7 +148,7 @@ typedef struct mf_layout {
     const mf_stream_kind *attention, *mlp, *vocabulary;
     const mf_exchange_kind *exchange;
 } mf_layout;
-/* The layout that a mesh asks for. MF_EINVAL names a mesh that makes none. */
-mf_status mf_layout_find(const mf_mesh_spec *mesh, const mf_layout **out);
+/* The layout that a mesh asks for. */
+const mf_layout *mf_layout_find(const mf_mesh_spec *mesh);
 
 #endif

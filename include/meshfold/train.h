@@ -85,7 +85,7 @@ typedef struct mf_rank_report {
     struct {
         char axis[MF_AXIS_NAME];
         mf_comm_stat stat[MF_COMM_OPS];
-    } group[MF_MESH_AXES + 2]; /* summed over steps */
+    } group[MF_MESH_AXES + 2]; /* of the last step */
 } mf_rank_report;
 
 typedef struct mf_train_summary {

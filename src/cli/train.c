@@ -107,7 +107,7 @@ static void add_layout(command *c) {
                "send weights, keys and gradients even where they could be read in place"));
     add(c, 1,
         REAL(comm_timeout, "comm-timeout", "300", 0.01, 1e9,
-             "seconds that a rank waits for its peers before the run fails"));
+             "seconds that a rank waits for its peers, also while they compute, before the run fails"));
 }
 
 static void add_step(command *c) {

@@ -4,6 +4,7 @@
 #include "cli/run_folder.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,7 +92,7 @@ static void print_step(const mf_step_metrics *m) {
     char rate[32], peak[32], left[32];
     int width = snprintf(NULL, 0, "%lld", (long long)m->steps);
     printf("step %*lld/%lld  loss %.4f  grad %.3f  lr %.2e  %s tokens/s  %.0f%% of peak  %s  %s left", width,
-           (long long)m->step, (long long)m->steps, m->loss, m->grad_norm, m->lr,
+           (long long)m->step, (long long)m->steps, fabs(m->loss), fabs(m->grad_norm), m->lr,
            text_rate(m->tokens_per_s, rate), 100 * m->flops_share, text_bytes((double)m->peak_bytes, peak),
            text_time(m->left_s, left));
     if (m->skipped) printf("  %lld skipped", (long long)m->skipped);

@@ -53,7 +53,10 @@ typedef struct party {
 
 typedef struct shared_set {
     atomic_int holders;
-    void *data[]; /* [size] */
+    struct {
+        void *data;
+        size_t bytes;
+    } part[]; /* [size] */
 } shared_set;
 
 typedef struct absence {
@@ -160,7 +163,7 @@ static mf_status local_transfer(mf_comm *comm, int lane_index, const mf_transfer
 static mf_status take(size_t bytes, void **out) {
     *out = NULL;
     if (!bytes) return MF_OK;
-    *out = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+    *out = mf_memory_heap.take(bytes);
     return *out ? MF_OK : MF_FAIL(MF_ENOMEM, "no memory for %zu shared bytes", bytes);
 }
 
@@ -176,7 +179,8 @@ static mf_status shared_exchange(mf_comm *comm, const mf_header *header, shared_
     if (!met) return status;
     if (!status) {
         shared_set *common = peers[0].shared;
-        common->data[comm->rank] = own;
+        common->part[comm->rank].data = own;
+        common->part[comm->rank].bytes = out->bytes;
         for (int r = 0; r < comm->size; r++) out->peer[r] = peers[r].recv;
         out->own = own;
         out->handle = common;
@@ -192,21 +196,21 @@ static mf_status local_shared_alloc(mf_comm *comm, const mf_header *header, mf_s
     if (status) return status;
     MF_TRY(take(out->bytes, &own));
     if (comm->rank == 0) {
-        MF_GO(mf_host_alloc(1, sizeof *set + (size_t)comm->size * sizeof set->data[0], &set));
+        MF_GO(mf_host_alloc(1, sizeof *set + (size_t)comm->size * sizeof set->part[0], &set));
         atomic_init(&set->holders, comm->size);
     }
     MF_GO(shared_exchange(comm, header, set, own, out));
     return MF_OK;
 fail:
     mf_host_free(set);
-    free(own);
+    mf_memory_heap.give_back(own, out->bytes);
     return status;
 }
 
 static void local_shared_free(mf_comm *comm, mf_shared *shared) {
     shared_set *set = shared->handle;
     if (atomic_fetch_sub(&set->holders, 1) > 1) return;
-    for (int r = 0; r < comm->size; r++) free(set->data[r]);
+    for (int r = 0; r < comm->size; r++) mf_memory_heap.give_back(set->part[r].data, set->part[r].bytes);
     mf_host_free(set);
 }
 

@@ -34,7 +34,6 @@ void mf_device_destroy(mf_device *device) {
 }
 
 mf_memory *mf_device_memory(mf_device *device) { return device->memory; }
-int mf_device_threads(const mf_device *device) { return device->threads; }
 double mf_device_flops(const mf_device *device) { return device->flops; }
 
 static bool row_distance_ok(int64_t ld, int64_t row) { return ld >= row; }
@@ -228,10 +227,6 @@ mf_status mf_fill_normal(mf_device *device, const mf_normal_args *args) {
 
 mf_status mf_zero(mf_device *device, void *data, size_t bytes) {
     return bytes == 0 ? MF_OK : device->ops->zero(device, data, bytes);
-}
-
-mf_status mf_copy(mf_device *device, void *out, const void *in, size_t bytes) {
-    return mf_copy_rows(device, 1, bytes, out, bytes, in, bytes);
 }
 
 mf_status mf_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,

@@ -13,7 +13,7 @@ static void choose_slots(mf_model *m) {
     bool inner = kept && m->options.recompute != MF_RECOMPUTE_BLOCK;
     m->x_slots = kept ? layers + 1 : 1;
     m->attention_slots = attention ? layers : 1;
-    m->middle_slots = inner ? layers : 1;
+    m->middle_slots = attention ? layers : 1; /* recomputing attention makes it again */
     m->mlp_slots = inner ? layers : 0;
 }
 

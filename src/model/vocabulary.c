@@ -3,8 +3,8 @@
  * at a time. */
 #include "model/model.h"
 
-/* Values of a tile of logits: 32 MiB in f32. */
-enum { LOGITS_MAX = 8 << 20 };
+/* A tile of logits: at most this many columns of a shard, and 32 MiB in f32. */
+enum { LOGITS_COLS = 8192, LOGITS_MAX = 8 << 20 };
 
 static mf_embed_args embed_args(const mf_model *m, const int32_t *ids, int shard) {
     mf_slice slice = mf_param_slice(m, mf_embedding_param(m), shard);
@@ -65,7 +65,7 @@ typedef struct head {
 } head;
 
 static mf_status head_begin(head *e, mf_model *m, const void *x, const int32_t *labels, bool grads) {
-    int64_t h = m->config.hidden, width = mf_ceil_div(m->config.vocab, m->shards);
+    int64_t h = m->config.hidden, width = mf_min(mf_ceil_div(m->config.vocab, m->shards), LOGITS_COLS);
     size_t size = mf_dtype_bytes(m->options.type);
     *e = (head){.model = m, .labels = labels};
     e->tile = mf_max(1, mf_min(mf_min(m->tokens, MF_ROW_TILE), LOGITS_MAX / width));
@@ -73,7 +73,8 @@ static mf_status head_begin(head *e, mf_model *m, const void *x, const int32_t *
     MF_TRY(mf_work(m, 3 * m->tokens, sizeof(float), "the loss's running sums", &e->state));
     MF_TRY(mf_work(m, e->tile * width, sizeof(float), "logits of a tile", &e->logits));
     if (grads) {
-        MF_TRY(mf_work(m, e->tile * width, size, "gradient of a tile of logits", &e->d_logits));
+        if (m->options.type != MF_F32) /* else the gradient takes the logits' place */
+            MF_TRY(mf_work(m, e->tile * width, size, "gradient of a tile of logits", &e->d_logits));
         MF_TRY(mf_work(m, m->tokens * h, sizeof(float), "gradient of the head's input", &e->dnormed));
     }
     return mf_norm_forward(m, mf_final_norm_param(m), x, e->normed.data);
@@ -97,17 +98,44 @@ static mf_xent_args rows_of(const head *e, int64_t row, int64_t rows) {
                           .type = e->model->options.type};
 }
 
-static mf_status logits_of(head *e, const mf_slice *slice, const void *weight, int64_t row, int64_t rows,
+/* Some rows of tokens by some columns of a shard. */
+typedef struct tile {
+    int64_t row, rows, col, cols;
+} tile;
+
+/* Walks over the tiles of a shard of `width` columns, columns outermost. Begin with zeros; false at the end.
+ */
+static bool next_tile(const head *e, int64_t width, tile *t) {
+    int64_t tokens = e->model->tokens;
+    if (t->rows == 0)
+        t->cols = mf_min(LOGITS_COLS, width);
+    else
+        t->row += t->rows;
+    if (t->row == tokens && tokens > 0) {
+        t->row = 0;
+        t->col += t->cols;
+        t->cols = mf_min(LOGITS_COLS, width - t->col);
+    }
+    t->rows = mf_min(e->tile, tokens - t->row);
+    return t->rows > 0 && t->cols > 0;
+}
+
+static mf_linear linear(const mf_model *m, const tile *t) {
+    return (mf_linear){
+        .device = m->device, .type = m->options.type, .n = t->rows, .in = m->config.hidden, .out = t->cols};
+}
+
+static mf_status logits_of(head *e, const tile *t, const mf_slice *slice, const void *weights,
                            mf_xent_args *out) {
     mf_model *m = e->model;
     int64_t h = m->config.hidden;
-    mf_linear l = {.device = m->device, .type = m->options.type, .n = rows, .in = h, .out = slice->count};
-    *out = rows_of(e, row, rows);
-    out->width = slice->count;
-    out->first = slice->first;
+    mf_linear l = linear(m, t);
+    *out = rows_of(e, t->row, t->rows);
+    out->width = t->cols;
+    out->first = slice->first + t->col;
     out->logits = e->logits.data;
-    return mf_linear_forward(&l, mf_at(m, e->normed.data, row * h), h, weight, out->logits, slice->count,
-                             MF_F32, false);
+    return mf_linear_forward(&l, mf_at(m, e->normed.data, t->row * h), h, mf_at_const(m, weights, t->col * h),
+                             out->logits, t->cols, MF_F32, false);
 }
 
 static mf_status loss_pass(head *e, double *loss) {
@@ -120,8 +148,8 @@ static mf_status loss_pass(head *e, double *loss) {
     for (mf_turn turn; mf_stream_more(&s);) {
         MF_GO(mf_stream_turn(&s, &turn));
         mf_slice slice = mf_param_slice(m, mf_head_param(m), turn.shard);
-        for (int64_t row = 0; row < m->tokens; row += e->tile) {
-            MF_GO(logits_of(e, &slice, turn.weights, row, mf_min(e->tile, m->tokens - row), &args));
+        for (tile t = {0}; next_tile(e, slice.count, &t);) {
+            MF_GO(logits_of(e, &t, &slice, turn.weights, &args));
             MF_GO(mf_xent_update(m->device, &args));
         }
         MF_GO(mf_stream_end_turn(&s));
@@ -133,35 +161,47 @@ fail:
     return status;
 }
 
-static mf_status grad_tile(head *e, mf_stream *s, const mf_turn *turn, int64_t row, float scale, float **dw) {
+/* Logits again, their gradient, and what it adds to the hidden states' and, later, to the weights'. */
+static mf_status grad_tile(head *e, const tile *t, const mf_slice *slice, const void *weights, float scale,
+                           void **d_logits) {
     mf_model *m = e->model;
-    int64_t h = m->config.hidden, rows = mf_min(e->tile, m->tokens - row);
-    mf_slice slice = mf_param_slice(m, mf_head_param(m), turn->shard);
-    mf_linear l = {.device = m->device, .type = m->options.type, .n = rows, .in = h, .out = slice.count};
+    int64_t h = m->config.hidden;
+    mf_linear l = linear(m, t);
     mf_xent_args args;
-    MF_TRY(logits_of(e, &slice, turn->weights, row, rows, &args));
+    MF_TRY(logits_of(e, t, slice, weights, &args));
     args.scale = scale;
-    args.d_logits = e->d_logits.data;
+    *d_logits = args.d_logits = m->options.type == MF_F32 ? args.logits : e->d_logits.data;
     MF_TRY(mf_xent_grad(m->device, &args));
-    MF_TRY(mf_linear_input_grad(&l, args.d_logits, slice.count, turn->weights,
-                                (float *)e->dnormed.data + row * h, h, MF_F32, s->turn > 0));
-    if (!*dw) MF_TRY(mf_stream_grads(s, dw));
-    return mf_linear_weight_grad(&l, args.d_logits, slice.count, mf_at(m, e->normed.data, row * h), h, *dw);
+    return mf_linear_input_grad(&l, args.d_logits, t->cols, mf_at_const(m, weights, t->col * h),
+                                (float *)e->dnormed.data + t->row * h, h, MF_F32, true);
+}
+
+static mf_status grad_turn(head *e, mf_stream *s, float scale) {
+    mf_model *m = e->model;
+    int64_t h = m->config.hidden;
+    mf_turn turn;
+    float *dw = NULL;
+    MF_TRY(mf_stream_turn(s, &turn));
+    mf_slice slice = mf_param_slice(m, mf_head_param(m), turn.shard);
+    for (tile t = {0}; next_tile(e, slice.count, &t);) {
+        void *d_logits = NULL;
+        mf_linear l = linear(m, &t);
+        MF_TRY(grad_tile(e, &t, &slice, turn.weights, scale, &d_logits));
+        if (!dw) MF_TRY(mf_stream_grads(s, &dw));
+        MF_TRY(mf_linear_weight_grad(&l, d_logits, t.cols, mf_at(m, e->normed.data, t.row * h), h,
+                                     mf_grad_at(dw, t.col * h)));
+    }
+    if (!dw) MF_TRY(mf_stream_grads(s, &dw)); /* nothing here: others' shares still pass through */
+    return mf_stream_end_turn(s);
 }
 
 static mf_status grad_pass(head *e, float scale) {
     mf_status status = MF_OK;
     mf_model *m = e->model;
     mf_stream s = {0};
+    MF_GO(mf_zero(m->device, e->dnormed.data, (size_t)(m->tokens * m->config.hidden) * sizeof(float)));
     MF_GO(mf_stream_open(&s, m->layout->vocabulary, &m->store, mf_head_part(m), MF_PASS_BACKWARD));
-    for (mf_turn turn; mf_stream_more(&s);) {
-        float *dw = NULL;
-        MF_GO(mf_stream_turn(&s, &turn));
-        for (int64_t row = 0; row < m->tokens; row += e->tile)
-            MF_GO(grad_tile(e, &s, &turn, row, scale, &dw));
-        if (!dw) MF_GO(mf_stream_grads(&s, &dw)); /* no rows here: others' shares still pass through */
-        MF_GO(mf_stream_end_turn(&s));
-    }
+    while (mf_stream_more(&s)) MF_GO(grad_turn(e, &s, scale));
     MF_GO(mf_stream_finish(&s));
 fail:
     mf_stream_close(&s);

@@ -24,7 +24,4 @@ static bool has_axis(const mf_mesh_spec *mesh, const char *name) {
     return false;
 }
 
-mf_status mf_layout_find(const mf_mesh_spec *mesh, const mf_layout **out) {
-    *out = &layouts[has_axis(mesh, "tsp") ? 1 : 0];
-    return MF_OK;
-}
+const mf_layout *mf_layout_find(const mf_mesh_spec *mesh) { return &layouts[has_axis(mesh, "tsp") ? 1 : 0]; }

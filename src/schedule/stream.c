@@ -30,8 +30,7 @@ static int64_t largest_shard(const mf_stream *s) {
     return largest;
 }
 
-/* Two of each, so that one is on its way while the other is used. A group of two never holds more than one.
- */
+/* Two of each, so that one is on its way while the other is used. */
 static mf_status slots_alloc(mf_stream *s) {
     mf_memory *memory = mf_device_memory(s->store->device);
     size_t elements = (size_t)largest_shard(s);

@@ -33,14 +33,12 @@ static mf_status gradients(mf_run_state *r, int64_t step, mf_update *u) {
     return mf_optimizer_step(r->optimizer, step, scale, u);
 }
 
-static mf_status count_skipped(mf_run_state *r, int64_t step, const mf_update *u) {
-    r->skipped_in_a_row = u->skipped ? r->skipped_in_a_row + 1 : 0;
-    r->skipped += u->skipped;
+static mf_status check_skipped(const mf_run_state *r, int64_t step, const mf_update *u) {
     if (r->skipped_in_a_row < SKIPPED_MAX) return MF_OK;
     bool never_updated = r->skipped == step + 1; /* then no learning rate can be to blame */
     return MF_FAIL(MF_ENONFINITE,
                    "loss or gradients were not finite for %d steps in a row (loss %g, gradient norm %g): %s",
-                   SKIPPED_MAX, fabs(u->loss), u->grad_norm,
+                   SKIPPED_MAX, fabs(u->loss), fabs(u->grad_norm),
                    never_updated
                        ? "so they are with the weights that training starts from; try another --init"
                        : "try a lower --lr, a longer --warmup or --clip 1");
@@ -64,12 +62,6 @@ fail:
     return status;
 }
 
-static double mean_of(const double *values, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += values[i];
-    return sum / (double)n;
-}
-
 static mf_status report_step(mf_run_state *r, int64_t step, const mf_update *u) {
     const mf_train_options *o = r->options;
     int64_t peak = 0, tokens = o->accumulate * o->model.batch * o->model.tokens;
@@ -87,7 +79,8 @@ static mf_status report_step(mf_run_state *r, int64_t step, const mf_update *u) 
                                .flops_share = mf_loop_step_flops(r) / took / r->peak_flops,
                                .peak_bytes = peak,
                                .skipped = r->skipped,
-                               .left_s = (double)(o->adam.steps - step - 1) * mean_of(r->step_s, step + 1)};
+                               .left_s =
+                                   (double)(o->adam.steps - step - 1) * r->all_steps_s / (double)(step + 1)};
     return r->observer->stepped(r->observer->context, &metrics);
 }
 
@@ -97,10 +90,13 @@ static mf_status one_step(mf_run_state *r, int64_t step) {
     mf_loop_reset_stats(r);
     MF_TRY(gradients(r, step, &u));
     r->step_s[step] = mf_now_s() - start;
+    r->all_steps_s += r->step_s[step];
     if (step == 0) r->loss_first = u.loss;
     r->loss_last = u.loss;
-    MF_TRY(count_skipped(r, step, &u));
-    return report_step(r, step, &u);
+    r->skipped_in_a_row = u.skipped ? r->skipped_in_a_row + 1 : 0;
+    r->skipped += u.skipped;
+    MF_TRY(report_step(r, step, &u));
+    return check_skipped(r, step, &u);
 }
 
 /* Sequences beyond the last are masked, so that every batch has one shape. */

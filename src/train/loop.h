@@ -16,6 +16,7 @@ typedef struct mf_run_state {
     mf_optimizer *optimizer;
     mf_buffer ids, labels;             /* [accumulate][batch][rows] int32: this rank's tokens of a step */
     mf_buffer whole_ids, whole_labels; /* [tokens] int32: one sequence before the cut */
+    double all_steps_s;                /* the sum so far of */
     double *step_s;                    /* [steps] */
     double peak_flops;                 /* of all ranks together, measured */
     double loss_first, loss_last, loss_eval;

@@ -1,10 +1,9 @@
 /* train.c: builds up one rank's run, measures what the machine can do, trains, takes it down again. */
 #include "train/loop.h"
 
-enum { PROBE_LEAST = 64, PROBE_MOST = 1024, PROBE_TURNS = 4 };
+enum { PROBE_LEAST = 256, PROBE_MOST = 1024, PROBE_TURNS = 4 };
 
 mf_status mf_train_check(const mf_train_options *o) {
-    const mf_layout *layout = NULL;
     if (o->model.config.vocab < 256)
         return MF_FAIL(MF_EINVAL, "vocab_size is %lld; text is bytes, which need at least 256",
                        (long long)o->model.config.vocab);
@@ -15,7 +14,7 @@ mf_status mf_train_check(const mf_train_options *o) {
         return MF_FAIL(MF_EINVAL, "--min-lr %g: must be at most --lr %g", (double)o->adam.min_lr,
                        (double)o->adam.lr);
     MF_TRY(mf_config_check(&o->model.config, "the model"));
-    return mf_layout_find(&o->mesh, &layout);
+    return MF_OK;
 }
 
 static double probe_flops(int64_t side) { return 2.0 * (double)side * (double)side * (double)side; }
@@ -80,12 +79,13 @@ static mf_status build(mf_run_state *r) {
     MF_TRY(mf_memory_create(NULL, &r->memory));
     MF_TRY(mf_device_create("cpu", r->memory, o->threads, &r->device));
     MF_TRY(mf_mesh_create(r->world, &o->mesh, &r->mesh));
-    MF_TRY(mf_layout_find(&o->mesh, &r->layout));
+    r->layout = mf_layout_find(&o->mesh);
     MF_TRY(probe(r));
     mf_memory_reset_peaks(r->memory);
     MF_TRY(mf_model_create(&o->model, r->layout, &r->mesh, r->device, &r->model));
     MF_TRY(mf_optimizer_create(r->model, r->device, &o->adam, o->init_from, &r->optimizer));
-    return token_buffers(r);
+    MF_TRY(token_buffers(r));
+    return mf_barrier(r->mesh.world); /* all ranks have what they need: nothing is written before */
 }
 
 static void take_down(mf_run_state *r) {

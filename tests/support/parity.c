@@ -52,6 +52,24 @@ const parity_case *parity_case_at(int index) {
     return &one;
 }
 
+parity_case parity_long_case(void) {
+    parity_case one = *parity_case_at(0);
+    one.name = "several tiles of rows and of the vocabulary";
+    one.config = (mf_model_config){.hidden = 16,
+                                   .layers = 1,
+                                   .heads = 2,
+                                   .kv_heads = 1,
+                                   .head_dim = 8,
+                                   .ffn = 24,
+                                   .vocab = 9000,
+                                   .rope_theta = 10000,
+                                   .norm_eps = 1e-5,
+                                   .init_range = 0.2};
+    one.batch = 1;
+    one.tokens = PARITY_TOKENS;
+    return one;
+}
+
 void parity_tokens(const parity_case *shape, int32_t *ids, int32_t *labels) {
     uint64_t vocab = (uint64_t)shape->config.vocab;
     for (int64_t i = 0; i < shape->batch * shape->tokens; i++) {
@@ -75,7 +93,6 @@ typedef struct member {
 } member;
 
 static mf_status member_create(const parity_run *r, const mf_mesh *mesh, mf_device *device, member *out) {
-    const mf_layout *layout = NULL;
     mf_memory *memory = mf_device_memory(device);
     mf_model_options options = {.config = r->shape->config,
                                 .type = r->type,
@@ -84,8 +101,7 @@ static mf_status member_create(const parity_run *r, const mf_mesh *mesh, mf_devi
                                 .tokens = r->shape->tokens,
                                 .seed = 11,
                                 .forward_only = r->forward_only};
-    MF_TRY(mf_layout_find(&mesh->spec, &layout));
-    MF_TRY(mf_model_create(&options, layout, mesh, device, &out->model));
+    MF_TRY(mf_model_create(&options, mf_layout_find(&mesh->spec), mesh, device, &out->model));
     out->state = mf_model_state_get(out->model);
     size_t bytes = (size_t)out->state.cut * sizeof(float);
     size_t tokens = (size_t)(r->shape->batch * mf_model_rows(out->model)) * sizeof(int32_t);
@@ -116,7 +132,7 @@ static void member_destroy(member *m, mf_device *device) {
 /* *loss: the mean over all ranks of the member's mesh. */
 static mf_status member_run(const parity_run *r, member *m, double *loss) {
     const parity_case *s = r->shape;
-    int32_t ids[512], labels[512];
+    int32_t ids[PARITY_TOKENS], labels[PARITY_TOKENS];
     int64_t rows = mf_model_rows(m->model);
     parity_tokens(s, ids, labels);
     for (int64_t b = 0; b < s->batch && rows; b++) {

@@ -10,6 +10,7 @@ typedef struct parity_case {
     int64_t batch, tokens;
 } parity_case;
 
+enum { PARITY_TOKENS = 4200 }; /* of all sequences of a case, at most */
 /* Shapes that divide by nothing. NULL past the end. */
 const parity_case *parity_case_at(int index);
 
@@ -24,6 +25,9 @@ typedef struct parity_run {
     double loss, loss_error, worst; /* relative */
     char worst_name[80];
 } parity_run;
+
+/* One rank alone has more rows, and a larger vocabulary, than the model takes at a time. */
+parity_case parity_long_case(void);
 
 /* Body for mf_launch; argument: a parity_run. Every rank also computes the whole model alone. */
 mf_status parity_body(mf_world *world, void *argument);

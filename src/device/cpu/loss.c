@@ -89,7 +89,8 @@ mf_status mf_cpu_xent_grad(mf_device *device, const mf_xent_args *a) {
         const float *row = a->logits + t * a->width;
         grad_row(a, t);
         if (a->type == MF_F32) {
-            memcpy((float *)a->d_logits + t * a->width, row, (size_t)a->width * sizeof(float));
+            float *out = (float *)a->d_logits + t * a->width;
+            if (out != row) memcpy(out, row, (size_t)a->width * sizeof(float));
         } else {
             uint16_t *out = (uint16_t *)a->d_logits + t * a->width;
             for (int64_t i = 0; i < a->width; i++) out[i] = mf_bf16_from_f32(row[i]);

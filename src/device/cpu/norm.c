@@ -62,18 +62,24 @@ static void input_grad(const mf_rmsnorm_grad *a, int64_t t, float r) {
     }
 }
 
-/* One thread owns a run of columns, so that each sum has one order whatever the threads. */
-static void weight_grad(const mf_rmsnorm_grad *a, const float *r, int64_t begin, int64_t end) {
-    for (int64_t t = 0; t < a->n; t++) {
-        const float *dy = a->dy + t * a->h;
+enum { COLUMNS = 256, ROWS = 256 };
+
+/* Sums of a run of rows and columns, added to what is there: long sequences lose less to rounding than one by
+ * one. */
+static void weight_grad_block(const mf_rmsnorm_grad *a, const float *r, int64_t row, int64_t rows,
+                              int64_t begin, int64_t columns) {
+    float sum[COLUMNS] = {0};
+    for (int64_t t = row; t < row + rows; t++) {
+        const float *dy = a->dy + t * a->h + begin;
         if (a->type == MF_F32) {
-            const float *x = (const float *)a->x + t * a->h;
-            for (int64_t i = begin; i < end; i++) a->dweight[i] += dy[i] * x[i] * r[t];
+            const float *x = (const float *)a->x + t * a->h + begin;
+            for (int64_t i = 0; i < columns; i++) sum[i] += dy[i] * x[i] * r[t];
         } else {
-            const uint16_t *x = (const uint16_t *)a->x + t * a->h;
-            for (int64_t i = begin; i < end; i++) a->dweight[i] += dy[i] * mf_f32_from_bf16(x[i]) * r[t];
+            const uint16_t *x = (const uint16_t *)a->x + t * a->h + begin;
+            for (int64_t i = 0; i < columns; i++) sum[i] += dy[i] * mf_f32_from_bf16(x[i]) * r[t];
         }
     }
+    for (int64_t i = 0; i < columns; i++) a->dweight[begin + i] += sum[i];
 }
 
 mf_status mf_cpu_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *a) {
@@ -86,10 +92,11 @@ mf_status mf_cpu_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *a) {
         r[t] = inverse_rms(row_of(a->x, a->type, t, a->h), a->type, a->h, a->eps);
         input_grad(a, t, r[t]);
     }
-    const int64_t columns = 256;
+    /* One thread owns a run of columns, so that each sum has one order whatever the threads. */
 #pragma omp parallel for num_threads(device->threads)
-    for (int64_t begin = 0; begin < a->h; begin += columns)
-        weight_grad(a, r, begin, mf_min(begin + columns, a->h));
+    for (int64_t begin = 0; begin < a->h; begin += COLUMNS)
+        for (int64_t row = 0; row < a->n; row += ROWS)
+            weight_grad_block(a, r, row, mf_min(ROWS, a->n - row), begin, mf_min(COLUMNS, a->h - begin));
     mf_buffer_free(device->memory, &inverse);
     return MF_OK;
 }
