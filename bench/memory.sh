@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # memory.sh: peak memory of a rank by category over the number of ranks, measured and drawn.
 #   bench/memory.sh OUT.svg [MODEL [SEQ [DTYPE]]]     default: preset speed, 2048 tokens, bf16
-# Needs build/meshfold and gnuplot. Trains one step for each mesh, borrowed and sent.
+# Needs build/meshfold and gnuplot (Debian: gnuplot-nox). Trains one step for each mesh, borrowed and sent; the figures
+# drawn stand in OUT.txt, in MiB. With OUT.txt there already, only draws.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 svg=${1:?usage: bench/memory.sh OUT.svg [MODEL [SEQ [DTYPE]]]}
 model=${2:-speed} seq=${3:-2048} dtype=${4:-bf16}
+table=${svg%.svg}.txt
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for ((i = 0; i < 30 * seq; i++)); do printf 'x'; done >"$work/text"
@@ -18,19 +20,22 @@ at_peak() {
               mib["workspace"] }' "$1"
 }
 
-echo "mesh weights grads optimizer activations stream exchange workspace" | tee "$work/table"
-for mesh in single tsp=2 tsp=4 tsp=8; do
-    for way in borrowed sent; do
-        if [ $mesh = single ] && [ $way = sent ]; then continue; fi
-        flags=(--mesh $mesh --threads 1)
-        if [ $way = sent ]; then flags+=(--no-borrow); fi
-        build/meshfold train --model "$model" --data "$work/text" --seq "$seq" --steps 1 --dtype "$dtype" \
-            --eval-batches 1 --out "$work/run" --force "${flags[@]}" >"$work/log"
-        name="$mesh-$way"
-        if [ $mesh = single ]; then name=single; fi
-        echo "$name $(at_peak "$work/run/summary.json")" | tee -a "$work/table"
+measure() {
+    echo "mesh weights grads optimizer activations stream exchange workspace"
+    for mesh in single tsp=2 tsp=4 tsp=8; do
+        for way in borrowed sent; do
+            if [ $mesh = single ] && [ $way = sent ]; then continue; fi
+            flags=(--mesh $mesh --threads 1)
+            if [ $way = sent ]; then flags+=(--no-borrow); fi
+            build/meshfold train --model "$model" --data "$work/text" --seq "$seq" --steps 1 --dtype "$dtype" \
+                --eval-batches 1 --out "$work/run" --force "${flags[@]}" >"$work/log"
+            name="\"$mesh $way\""
+            if [ $mesh = single ]; then name=single; fi
+            echo "$name $(at_peak "$work/run/summary.json")"
+        done
     done
-done
+}
+if [ ! -e "$table" ]; then measure | tee "$work/table" && mv "$work/table" "$table"; fi
 
 gnuplot <<END
 set terminal svg size 900,420 font "sans,13" background "#ffffff"
@@ -44,5 +49,6 @@ set key outside right reverse invert Left
 set ylabel "MiB"
 set yrange [0:*]
 set grid ytics
-plot for [c=2:8] "$work/table" using c:xtic(1) title columnheader(c)
+set xtics rotate by -25 nomirror
+plot for [c=2:8] "$table" using c:xtic(1) title columnheader(c)
 END

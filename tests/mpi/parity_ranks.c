@@ -41,9 +41,10 @@ static mf_status body(mf_world *world, void *argument) {
         for (int type = MF_F32; type <= MF_BF16; type++) {
             parity_run run = {.shape = parity_case_at(i), .type = (mf_dtype)type, .threads = 1};
             MF_TRY(mf_mesh_parse(mesh, &run.mesh));
-            MF_TRY(run_one(world, all, &run));
-            run.recompute = MF_RECOMPUTE_BLOCK;
-            MF_TRY(run_one(world, all, &run));
+            for (int mode = MF_RECOMPUTE_NONE; mode <= MF_RECOMPUTE_BLOCK; mode++) {
+                run.recompute = (mf_recompute)mode;
+                MF_TRY(run_one(world, all, &run));
+            }
             run.forward_only = true;
             MF_TRY(run_one(world, all, &run));
         }
