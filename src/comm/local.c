@@ -251,7 +251,7 @@ static void group_destroy(group *g) {
         mf_host_free(l->sequence);
     }
     mf_gate_destroy(&g->signal_gate);
-    free(g->signals);
+    mf_memory_heap.give_back(g->signals, (size_t)g->size * sizeof *g->signals);
     mf_host_free(g->joined);
     mf_host_free(g->ranks);
     mf_host_free(g->axis);
