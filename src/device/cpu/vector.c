@@ -134,8 +134,10 @@ mf_status mf_cpu_fill_normal(mf_device *device, const mf_normal_args *a) {
 }
 
 mf_status mf_cpu_zero(mf_device *device, void *data, size_t bytes) {
-    (void)device;
-    memset(data, 0, bytes);
+    const size_t block = (size_t)1 << 20;
+#pragma omp parallel for num_threads(device->threads)
+    for (size_t begin = 0; begin < bytes; begin += block)
+        memset((char *)data + begin, 0, begin + block < bytes ? block : bytes - begin);
     return MF_OK;
 }
 
