@@ -212,14 +212,14 @@ mf_status mf_cpu_product(mf_device *device, const mf_gemm_args *args) {
                .a_ld = args->a.ld,
                .b_ld = args->b.ld,
                .c_ld = args->c_ld,
-               .type = args->a.type,
-               .c_type = args->c_type,
+               .type = (int32_t)args->a.type,
+               .c_type = (int32_t)args->c_type,
                .a_transposed = args->a.transposed,
                .b_transposed = args->b.transposed,
                .accumulate = args->accumulate};
     product *p = NULL;
-    omp_set_num_threads(
-        device->threads); /* this rank's own setting: a primitive keeps the number it was made with */
+    /* This rank's own setting; a primitive keeps the number it was made with. */
+    omp_set_num_threads(device->threads);
     MF_TRY(product_find(g, &s, &p));
     MF_TRY(scratch_grow(g, p->scratch_bytes));
     return product_run(g, p, args);
