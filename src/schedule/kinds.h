@@ -15,7 +15,7 @@ struct mf_stream_kind {
     mf_status (*turn)(mf_stream *stream, const void **weights);
     mf_status (*grads)(mf_stream *stream, float **out);
     mf_status (*end_turn)(mf_stream *stream);
-    mf_status (*finish)(mf_stream *stream);
+    mf_status (*finish)(mf_stream *stream); /* optional: waits for what the last turns sent */
 };
 
 struct mf_exchange_kind {

@@ -84,7 +84,9 @@ mf_status mf_stream_end_turn(mf_stream *s) {
     return MF_OK;
 }
 
-mf_status mf_stream_finish(mf_stream *s) { return s->turns > 1 ? s->kind->finish(s) : MF_OK; }
+mf_status mf_stream_finish(mf_stream *s) {
+    return s->turns > 1 && s->kind->finish ? s->kind->finish(s) : MF_OK;
+}
 
 /* Nothing is outstanding unless an error came. */
 void mf_stream_close(mf_stream *s) {

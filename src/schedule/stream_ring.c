@@ -77,11 +77,6 @@ static mf_status end_turn(mf_stream *s) {
                     &s->grads_out[next]);
 }
 
-static mf_status finish(mf_stream *s) {
-    (void)s;
-    return MF_OK;
-}
-
 const mf_stream_kind mf_stream_ring = {
     .name = "ring",
     .sends_weights = true,
@@ -91,5 +86,4 @@ const mf_stream_kind mf_stream_ring = {
     .turn = turn_weights,
     .grads = grads,
     .end_turn = end_turn,
-    .finish = finish,
 };

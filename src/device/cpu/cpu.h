@@ -68,9 +68,4 @@ mf_status mf_cpu_zero(mf_device *device, void *data, size_t bytes);
 mf_status mf_cpu_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
                            const void *in, size_t in_ld);
 
-/* A row of either type as f32 and back: scratch is used only for bf16. */
-static inline float mf_cpu_load(const void *data, mf_dtype type, int64_t i) {
-    return type == MF_F32 ? ((const float *)data)[i] : mf_f32_from_bf16(((const uint16_t *)data)[i]);
-}
-
 #endif
