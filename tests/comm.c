@@ -25,6 +25,8 @@ static mf_status whole_scenario(mf_world *world, void *argument) {
     EXPECT(strcmp(mf_world_engine(world), "local") == 0);
     MF_TRY(with_group(world, check_exactly));
     MF_TRY(with_group(world, check_overlap));
+    MF_TRY(with_group(world, check_both_lanes));
+    MF_TRY(with_group(world, check_bytes_counted));
     MF_TRY(with_group(world, check_shared));
     return mf_world_size(world) > 1 ? check_grid(world) : MF_OK;
 }
@@ -68,7 +70,7 @@ static mf_status large_sums(mf_comm *comm) {
     float *data = NULL;
     MF_TRY(mf_host_alloc((size_t)n, sizeof *data, &data));
     for (int64_t i = 0; i < n; i++) data[i] = (float)(i % 1000) * (float)(mf_comm_rank(comm) + 1);
-    mf_status status = mf_allreduce_f32(comm, data, n);
+    mf_status status = mf_allreduce(comm, data, n, MF_F32, NULL);
     int64_t wrong = 0;
     for (int64_t i = 0; i < n; i++) wrong += data[i] != (float)(i % 1000) * 6;
     mf_host_free(data);
@@ -93,7 +95,7 @@ static mf_status counters(mf_world *world, void *argument) {
     mf_comm_stat stats[MF_COMM_OPS];
     mf_request request = {0};
     char data[400] = {0}, other[400] = {0};
-    float numbers[10] = {0};
+    float sums[10] = {0};
     size_t offsets[] = {0, 100, 100, 130};
     int rank = mf_world_rank(world);
     MF_TRY(everyone(world, &comm));
@@ -102,13 +104,13 @@ static mf_status counters(mf_world *world, void *argument) {
     MF_TRY(mf_broadcast(comm, data, 40, 0, &request));
     MF_TRY(mf_finish(comm, &request));
     MF_TRY(mf_allgather(comm, data, other, offsets, NULL));
-    MF_TRY(mf_reduce(comm, numbers, 10, 2, NULL));
-    MF_TRY(mf_allreduce_f32(comm, numbers, 10));
+    MF_TRY(mf_reduce(comm, sums, 10, 2, NULL));
+    MF_TRY(mf_allreduce(comm, sums, 10, MF_F32, NULL));
     MF_TRY(mf_shift(comm, data, 10, other, 10, NULL));
     mf_count_borrowed(comm, MF_OP_SHIFT, 77);
     if (borrows) MF_TRY(mf_signal(comm, 0, 1));
     mf_comm_stats(comm, stats);
-    const int64_t calls[MF_COMM_OPS] = {1, 2, 1, 1, 1, 2, borrows};
+    const int64_t calls[MF_COMM_OPS] = {1, 2, 1, 1, 1, 2, 0, 0, borrows};
     for (int i = 0; i < MF_COMM_OPS; i++) EXPECT(stats[i].calls == calls[i]);
     EXPECT(strcmp(stats[MF_OP_ALLGATHER].op, "allgather") == 0);
     EXPECT(stats[MF_OP_BARRIER].bytes == 0);
@@ -178,6 +180,43 @@ static mf_status other_hop(mf_comm *comm, bool odd) {
     return mf_shift(comm, own_scratch(comm), odd ? 12 : 10, own_scratch(comm) + 100, 10, NULL);
 }
 
+static mf_status other_type(mf_comm *comm, bool odd) {
+    return mf_allreduce(comm, own_scratch(comm), 16, odd ? MF_BF16 : MF_F32, NULL);
+}
+
+static mf_status scatter_late(mf_comm *comm, const int64_t *offsets, mf_dtype type) {
+    mf_request request = {0};
+    mf_status status = mf_reduce_scatter(comm, own_scratch(comm), offsets, type, &request);
+    return status ? status : mf_finish(comm, &request);
+}
+
+static mf_status other_parts(mf_comm *comm, bool odd) {
+    return scatter_late(comm, (int64_t[]){0, 8, odd ? 9 : 10, 20}, MF_F32);
+}
+
+static mf_status other_part_type(mf_comm *comm, bool odd) {
+    return scatter_late(comm, (int64_t[]){0, 8, 10, 20}, odd ? MF_BF16 : MF_F32);
+}
+
+/* Ten bytes for each member, but the first gets `first`. */
+static mf_status send_blocks(mf_comm *comm, size_t first, mf_request *request) {
+    size_t sends[] = {0, first, first + 10, first + 20}, receives[] = {0, 10, 20, 30};
+    return mf_alltoall(comm, own_scratch(comm), sends, own_scratch(comm) + 100, receives, request);
+}
+
+static mf_status other_block(mf_comm *comm, bool odd) { return send_blocks(comm, odd ? 12 : 10, NULL); }
+
+static mf_status other_block_in_request(mf_comm *comm, bool odd) {
+    mf_request request = {0};
+    mf_status status = send_blocks(comm, odd ? 12 : 10, &request);
+    return status ? status : mf_finish(comm, &request);
+}
+
+static mf_status scatter_for_alltoall(mf_comm *comm, bool odd) {
+    return odd ? mf_reduce_scatter(comm, own_scratch(comm), (int64_t[]){0, 4, 8, 12}, MF_BF16, NULL)
+               : send_blocks(comm, 10, NULL);
+}
+
 static mf_status own_error(mf_comm *comm, bool odd) {
     if (odd) return MF_FAIL(MF_EIO, "no such data file");
     for (int i = 0; i < 100; i++) MF_TRY(mf_barrier(comm));
@@ -188,6 +227,13 @@ static mf_status own_error_in_request(mf_comm *comm, bool odd) {
     mf_request request = {0};
     if (odd) return MF_FAIL(MF_EIO, "no such data file");
     MF_TRY(mf_broadcast(comm, own_scratch(comm), 64, 0, &request));
+    return mf_finish(comm, &request);
+}
+
+static mf_status own_error_in_alltoall(mf_comm *comm, bool odd) {
+    mf_request request = {0};
+    if (odd) return MF_FAIL(MF_EIO, "no such data file");
+    MF_TRY(send_blocks(comm, 10, &request));
     return mf_finish(comm, &request);
 }
 
@@ -213,8 +259,8 @@ static mf_status left_outstanding(mf_comm *comm, bool odd) {
 }
 
 static mf_status too_many_requests(mf_comm *comm, bool odd) {
-    mf_request requests[17] = {{0}};
-    for (int i = 0; odd && i < 17; i++) MF_TRY(mf_broadcast(comm, own_scratch(comm), 64, 0, &requests[i]));
+    mf_request requests[65] = {{0}};
+    for (int i = 0; odd && i < 65; i++) MF_TRY(mf_broadcast(comm, own_scratch(comm), 64, 0, &requests[i]));
     return mf_barrier(comm);
 }
 
@@ -225,9 +271,35 @@ static mf_status bad_offsets(mf_comm *comm, bool odd) {
     size_t offsets[] = {0, odd ? 9 : 0, 8, 8};
     return mf_allgather(comm, own_scratch(comm), own_scratch(comm) + 100, offsets, NULL);
 }
-static mf_status bad_count(mf_comm *comm, bool odd) { return mf_allreduce_f32(comm, NULL, odd ? -1 : 0); }
+static mf_status bad_count(mf_comm *comm, bool odd) {
+    return mf_allreduce(comm, NULL, odd ? -1 : 0, MF_F32, NULL);
+}
 static mf_status bad_buffer(mf_comm *comm, bool odd) {
     return mf_broadcast(comm, odd ? NULL : own_scratch(comm), 4, 0, NULL);
+}
+static mf_status bad_parts(mf_comm *comm, bool odd) {
+    int64_t offsets[] = {0, odd ? 9 : 0, 8, 8};
+    return mf_reduce_scatter(comm, own_scratch(comm), offsets, MF_F32, NULL);
+}
+static mf_status negative_parts(mf_comm *comm, bool odd) {
+    int64_t offsets[] = {odd ? -1 : 0, 8, 8, 8};
+    return mf_reduce_scatter(comm, own_scratch(comm), offsets, MF_F32, NULL);
+}
+static mf_status no_parts(mf_comm *comm, bool odd) {
+    int64_t offsets[] = {0, 8, 8, 8};
+    return mf_reduce_scatter(comm, own_scratch(comm), odd ? NULL : offsets, MF_F32, NULL);
+}
+static mf_status bad_blocks(mf_comm *comm, bool odd) {
+    size_t sends[] = {0, 10, 20, 30}, receives[] = {0, 10, odd ? 31 : 20, 30};
+    return mf_alltoall(comm, own_scratch(comm), sends, own_scratch(comm) + 100, receives, NULL);
+}
+static mf_status no_blocks(mf_comm *comm, bool odd) {
+    size_t offsets[] = {0, 10, 20, 30};
+    return mf_alltoall(comm, own_scratch(comm), odd ? NULL : offsets, own_scratch(comm) + 100, offsets, NULL);
+}
+static mf_status no_block_buffer(mf_comm *comm, bool odd) {
+    size_t offsets[] = {0, 10, 20, 30};
+    return mf_alltoall(comm, own_scratch(comm), offsets, odd ? NULL : own_scratch(comm) + 100, offsets, NULL);
 }
 static mf_status falling_signal(mf_comm *comm, bool odd) {
     MF_TRY(mf_signal(comm, 2, 5));
@@ -251,6 +323,17 @@ static mf_status late_request(mf_comm *comm, bool odd) {
     return mf_finish(comm, &request);
 }
 
+static mf_status late_scatter(mf_comm *comm, bool odd) {
+    return odd ? MF_OK : mf_reduce_scatter(comm, own_scratch(comm), (int64_t[]){0, 4, 8, 12}, MF_BF16, NULL);
+}
+
+static mf_status late_alltoall(mf_comm *comm, bool odd) {
+    mf_request request = {0};
+    if (odd) return MF_OK;
+    MF_TRY(send_blocks(comm, 10, &request));
+    return mf_finish(comm, &request);
+}
+
 static mf_status late_signal(mf_comm *comm, bool odd) {
     if (odd) return mf_signal(comm, 4, 6);
     return mf_await(comm, 1, 4, 7);
@@ -267,14 +350,31 @@ static const fault_case mistakes[] = {
     {other_root, MF_ECOMM, {"rank 0 called broadcast of 64 bytes with root 1", "rank 1", "root 2"}},
     {barrier_for_broadcast, MF_ECOMM, {"rank 0 called broadcast", "rank 1 called barrier"}},
     {other_hop, MF_ECOMM, {"rank 1 sends 12 bytes, rank 0 expects 10"}},
+    {other_type, MF_ECOMM, {"rank 0 called allreduce of 16 f32", "rank 1 called allreduce of 16 bf16"}},
+    {other_parts, MF_ECOMM, {"rank 1 called reduce_scatter of 20 f32 with other offsets"}},
+    {other_part_type,
+     MF_ECOMM,
+     {"rank 0 called reduce_scatter of 20 f32", "rank 1 called reduce_scatter of 20 bf16"}},
+    {other_block,
+     MF_ECOMM,
+     {"axis all, operation 1: alltoall: rank 1 sends 12 bytes to rank 0, which expects 10"}},
+    {other_block_in_request, MF_ECOMM, {"rank 1 sends 12 bytes to rank 0, which expects 10"}},
+    {scatter_for_alltoall, MF_ECOMM, {"rank 0 called alltoall", "rank 1 called reduce_scatter of 12 bf16"}},
     {own_error, MF_EIO, {"no such data file"}},
     {own_error_in_request, MF_EIO, {"no such data file"}},
+    {own_error_in_alltoall, MF_EIO, {"no such data file"}},
     {own_error_in_await, MF_EIO, {"no such data file"}},
     {abandoned, MF_ENOMEM, {"no room for activations"}},
     {left_outstanding, MF_ENOMEM, {"no room for activations"}},
-    {too_many_requests, MF_ECOMM, {"axis all", "more than 16 requests"}},
+    {too_many_requests, MF_ECOMM, {"axis all", "more than 64 requests"}},
     {bad_root, MF_EINVAL, {"root 3 of 3 ranks"}},
     {bad_offsets, MF_EINVAL, {"the offsets of rank 1 fall from 9 to 8"}},
+    {bad_parts, MF_EINVAL, {"reduce_scatter on axis all: the offsets of rank 1 fall from 9 to 8"}},
+    {negative_parts, MF_EINVAL, {"reduce_scatter on axis all: the offsets begin at -1"}},
+    {no_parts, MF_EINVAL, {"reduce_scatter on axis all without offsets"}},
+    {bad_blocks, MF_EINVAL, {"alltoall on axis all: the recv offsets of rank 2 fall from 31 to 30"}},
+    {no_blocks, MF_EINVAL, {"alltoall on axis all without send offsets"}},
+    {no_block_buffer, MF_EINVAL, {"alltoall on axis all: no buffer given"}},
     {bad_count, MF_EINVAL, {"allreduce on axis all: -1 elements"}},
     {bad_buffer, MF_EINVAL, {"no buffer"}},
     {falling_signal, MF_EINVAL, {"signal 2 falls from 5 to 4"}},
@@ -283,6 +383,8 @@ static const fault_case mistakes[] = {
 static const fault_case lateness[] = {
     {late, MF_ETIMEOUT, {"axis all, operation 2", "waited 0.2 s for rank 1 in barrier"}},
     {late_request, MF_ETIMEOUT, {"axis all, operation 1", "for rank 1 in broadcast of 64 bytes"}},
+    {late_scatter, MF_ETIMEOUT, {"for rank 1 in reduce_scatter of 12 bf16"}},
+    {late_alltoall, MF_ETIMEOUT, {"axis all, operation 1", "for rank 1 in alltoall"}},
     {late_signal, MF_ETIMEOUT, {"for rank 1 to signal 7 in slot 4; it stands at 6"}},
 };
 
@@ -324,6 +426,22 @@ static void test_mistakes_are_named(void **state) {
 static void test_timeouts_name_who_is_missing(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof lateness / sizeof *lateness; i++) fails_everywhere(&lateness[i], 0.2);
+}
+
+static mf_status unequal_alone(mf_comm *comm) {
+    size_t sends[] = {0, 4}, receives[] = {0, 5};
+    return mf_alltoall(comm, own_scratch(comm), sends, own_scratch(comm) + 100, receives, NULL);
+}
+
+static mf_status run_unequal_alone(mf_world *world, void *argument) {
+    (void)argument;
+    return with_group(world, unequal_alone);
+}
+
+static void test_group_of_one_refuses_too(void **state) {
+    (void)state;
+    ASSERT_FAILS(launch(1, 60, run_unequal_alone, NULL), MF_ECOMM,
+                 "rank 0 sends 4 bytes to rank 0, which expects 5");
 }
 
 static mf_status deep_error(mf_world *world) {
@@ -401,22 +519,29 @@ static void test_shared_memory_outlives_a_rank(void **state) {
 
 /* A little of everything, with all of its own memory given back on every path. */
 static mf_status some_of_all(mf_comm *comm, mf_memory *memory, mf_buffer *buffer, mf_shared *shared) {
-    mf_request request = {0};
+    enum { BROADCAST, SCATTER, ALLTOALL, REQUESTS };
+    mf_request requests[REQUESTS] = {0};
     mf_status status = MF_OK;
     size_t offsets[] = {0, 64, 128, 192};
+    int64_t parts[] = {0, 10, 10, 30};
+    char *data = NULL;
     MF_TRY(mf_buffer_alloc(memory, MF_WORKSPACE, 4096, "buffer", buffer));
     memset(buffer->data, 0, 4096);
+    data = buffer->data;
     MF_TRY(mf_shared_alloc(comm, memory, MF_WEIGHTS, 64, "shared", shared));
-    MF_TRY(mf_broadcast(comm, buffer->data, 1024, 1, &request));
-    MF_GO(mf_allgather(comm, (char *)buffer->data + 2048, (char *)buffer->data + 2112, offsets, NULL));
+    MF_GO(mf_broadcast(comm, data, 1024, 1, &requests[BROADCAST]));
+    MF_GO(mf_reduce_scatter(comm, data + 1024, parts, MF_BF16, &requests[SCATTER]));
+    MF_GO(mf_alltoall(comm, data + 2560, offsets, data + 2816, offsets, &requests[ALLTOALL]));
+    MF_GO(mf_allgather(comm, data + 2048, data + 2112, offsets, NULL));
     MF_GO(mf_reduce(comm, shared->own, 16, 0, NULL));
     MF_GO(mf_signal(comm, 0, 1));
     MF_GO(mf_await(comm, 1, 0, 1));
-    MF_GO(mf_finish(comm, &request));
+    for (int i = 0; i < REQUESTS; i++) MF_GO(mf_finish(comm, &requests[i]));
+    MF_GO(mf_allreduce(comm, data, 16, MF_BF16, NULL));
     MF_TRY(mf_barrier(comm));
     return MF_OK;
 fail:
-    mf_abandon(comm, &request);
+    for (int i = 0; i < REQUESTS; i++) mf_abandon(comm, &requests[i]);
     return status;
 }
 
@@ -454,9 +579,9 @@ static int fault_each(mf_fault fault, mf_status expected, const char *part) {
 
 static void test_every_operation_can_fail(void **state) {
     (void)state;
-    /* creation, shared allocation, broadcast, allgather, reduce, signal, await, barrier on each of three
-     * ranks */
-    assert_int_equal(fault_each(MF_FAULT_COMM, MF_ECOMM, "injected failure of"), 3 * 8);
+    /* creation, shared allocation, broadcast, reduce_scatter, alltoall, allgather, reduce, signal, await,
+     * allreduce, barrier on each of three ranks */
+    assert_int_equal(fault_each(MF_FAULT_COMM, MF_ECOMM, "injected failure of"), 3 * 11);
 }
 
 static void test_every_allocation_can_fail(void **state) {
@@ -492,6 +617,7 @@ int main(void) {
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_mistakes_are_named),
         cmocka_unit_test(test_timeouts_name_who_is_missing),
+        cmocka_unit_test(test_group_of_one_refuses_too),
         cmocka_unit_test(test_error_keeps_rank_and_trace),
         cmocka_unit_test(test_launch_refuses),
         cmocka_unit_test(test_shared_memory_outlives_a_rank),

@@ -1,5 +1,5 @@
 #!/bin/bash
-# comm_mpi.sh BUILD SOURCE: the MPI engine at 2, 3 and 4 ranks: its values, and each way to fail, by name.
+# comm_mpi.sh BUILD SOURCE: the MPI engine at 1 to 5 ranks: its values, and each way to fail, by name.
 set -u
 program=$1/tests/mpi_comm_ranks
 if [ ! -x "$program" ]; then
@@ -31,11 +31,14 @@ fails() {
     fi
 }
 
-for ranks in 2 3 4; do
+for ranks in 1 2 3 4 5; do
     passes $ranks borrowing
     passes $ranks sending
 done
 fails 3 60 mismatch "axis all, operation 2: rank 0 called broadcast of 64 bytes with root 0, rank 1 called"
+fails 3 60 other_parts "rank 1 called reduce_scatter of 12 f32 with other offsets"
+fails 3 60 other_block "axis all, operation 1: alltoall: rank 1 sends 12 bytes to rank 0, which expects 10"
+fails 3 1 late_alltoall "waited 1 s for rank 1 in alltoall"
 fails 2 60 other_group "rank 0 creates axis columns, rank 1 another group"
 fails 3 1 late "waited 1 s for rank 1 in barrier"
 fails 3 1 late_request "waited 1 s for rank 1 in broadcast of 64 bytes"

@@ -76,9 +76,21 @@ mf_status mf_allgather(mf_comm *comm, const void *send, void *recv, const size_t
 /* buffer: [count] f32 on every rank; root's becomes the sum, added in rank order; the others' keep their
  * content. */
 mf_status mf_reduce(mf_comm *comm, float *buffer, int64_t count, int root, mf_request *request);
-/* buffer: the sum (or maximum) over ranks, added in rank order, on every rank. */
-mf_status mf_allreduce_f32(mf_comm *comm, float *buffer, int64_t count);
+/* buffer: [count] becomes the sum over ranks, added in rank order, on every rank. bf16 terms are added in f32
+ * and rounded once, at the end. */
+mf_status mf_allreduce(mf_comm *comm, void *buffer, int64_t count, mf_dtype type, mf_request *request);
+/* The same for a few f64 numbers. */
 mf_status mf_allreduce_f64(mf_comm *comm, double *buffer, int64_t count);
+/* buffer: rank r's part is elements offsets[r] .. offsets[r + 1] (size + 1 offsets, the same everywhere;
+ * parts may be empty). This rank's becomes the sum over ranks, added as mf_allreduce adds; the rest of buffer
+ * keeps its content. */
+mf_status mf_reduce_scatter(mf_comm *comm, void *buffer, const int64_t *offsets, mf_dtype type,
+                            mf_request *request);
+/* Rank r gets bytes send_offsets[r] .. send_offsets[r + 1] of send; what it sent to this rank arrives at
+ * recv_offsets[r] .. recv_offsets[r + 1] of recv. This rank's own block is copied. Sizes may differ from pair
+ * to pair; send and recv don't overlap. */
+mf_status mf_alltoall(mf_comm *comm, const void *send, const size_t *send_offsets, void *recv,
+                      const size_t *recv_offsets, mf_request *request);
 /* One hop round the ring: send goes to rank - 1, recv comes from rank + 1. Sizes may differ from rank to
  * rank. */
 mf_status mf_shift(mf_comm *comm, const void *send, size_t send_bytes, void *recv, size_t recv_bytes,
@@ -119,7 +131,7 @@ typedef struct mf_comm_stat {
     int64_t calls, bytes, borrowed_bytes;
     double exposed_s, total_s; /* the rank stood still; the transfers took */
 } mf_comm_stat;
-enum { MF_COMM_OPS = 7 };
+enum { MF_COMM_OPS = 9 };
 /* Fills stats[MF_COMM_OPS], one an operation (calls may be 0). */
 void mf_comm_stats(const mf_comm *comm, mf_comm_stat *stats);
 void mf_comm_reset_stats(mf_comm *comm);
@@ -131,6 +143,8 @@ typedef enum mf_comm_op {
     MF_OP_REDUCE,
     MF_OP_ALLREDUCE,
     MF_OP_SHIFT,
+    MF_OP_REDUCE_SCATTER,
+    MF_OP_ALLTOALL,
     MF_OP_SIGNAL
 } mf_comm_op;
 void mf_count_borrowed(mf_comm *comm, mf_comm_op op, int64_t bytes);

@@ -6,18 +6,30 @@
 
 enum { TEXT = 128 };
 
-static const char *const op_names[MF_OP_KINDS] = {"barrier", "broadcast",         "allgather",
-                                                  "reduce",  "allreduce",         "shift",
-                                                  "signal",  "shared allocation", "creation"};
+static const char *const op_names[MF_OP_KINDS] = {
+    "barrier",  "broadcast", "allgather",         "reduce",  "allreduce", "shift", "reduce_scatter",
+    "alltoall", "signal",    "shared allocation", "creation"};
 
 const char *mf_op_name(int op) { return op >= 0 && op < MF_OP_KINDS ? op_names[op] : "unknown operation"; }
 
+static const char *unit_of(const mf_header *h) {
+    switch (h->element_bytes) {
+    case 1:
+        return "bytes";
+    case 2:
+        return "bf16";
+    case 4:
+        return "f32";
+    default:
+        return "f64";
+    }
+}
+
 static const char *describe(const mf_header *h, char text[TEXT]) {
-    const char *name = mf_op_name(h->op);
-    const char *unit = h->element_bytes == 1 ? "bytes" : h->element_bytes == 4 ? "f32" : "f64";
+    const char *name = mf_op_name(h->op), *unit = unit_of(h);
     if (h->op == MF_OP_BROADCAST || h->op == MF_OP_REDUCE)
         snprintf(text, TEXT, "%s of %lld %s with root %d", name, (long long)h->count, unit, (int)h->root);
-    else if (h->op == MF_OP_ALLGATHER || h->op == MF_OP_ALLREDUCE)
+    else if (h->op == MF_OP_ALLGATHER || h->op == MF_OP_ALLREDUCE || h->op == MF_OP_REDUCE_SCATTER)
         snprintf(text, TEXT, "%s of %lld %s", name, (long long)h->count, unit);
     else
         snprintf(text, TEXT, "%s", name);
@@ -32,7 +44,8 @@ static bool same(const mf_header *a, const mf_header *b) {
 static mf_status refuse(const mf_comm *comm, const mf_header *headers, int a, int b) {
     char first[TEXT], second[TEXT];
     const mf_header *x = &headers[a], *y = &headers[b];
-    bool only_offsets = x->op == y->op && x->count == y->count && x->layout != y->layout;
+    bool only_offsets = x->op == y->op && x->element_bytes == y->element_bytes && x->count == y->count &&
+                        x->layout != y->layout;
     return MF_FAIL(MF_ECOMM, "axis %s, operation %llu: rank %d called %s, rank %d called %s%s", comm->axis,
                    (unsigned long long)x->sequence, comm->ranks[a], describe(x, first), comm->ranks[b],
                    describe(y, second), only_offsets ? " with other offsets" : "");
@@ -56,6 +69,16 @@ mf_status mf_agree(const mf_comm *comm, const mf_header *headers) {
     for (int r = 1; r < comm->size; r++)
         if (!same(&headers[0], &headers[r])) return refuse(comm, headers, 0, r);
     return headers[0].op == MF_OP_SHIFT ? agree_on_hops(comm, headers) : MF_OK;
+}
+
+mf_status mf_agree_on_block(const mf_comm *comm, uint64_t sequence, int from, uint64_t sent, int to,
+                            uint64_t expected) {
+    if (sent == expected) return MF_OK;
+    return MF_FAIL(
+        MF_ECOMM,
+        "axis %s, operation %llu: alltoall: rank %d sends %llu bytes to rank %d, which expects %llu",
+        comm->axis, (unsigned long long)sequence, comm->ranks[from], (unsigned long long)sent,
+        comm->ranks[to], (unsigned long long)expected);
 }
 
 mf_status mf_late(const mf_comm *comm, const mf_header *header,

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { SLOTS = 16 };
+enum { SLOTS = 64 };
 
 struct mf_slot {
     mf_comm *comm;
@@ -13,9 +13,7 @@ struct mf_slot {
     double elapsed_s;
 };
 
-/* Once the world has failed, requests end by themselves: wakes them and waits, so that whoever sees an error
- * may free the buffers of what was under way. */
-static mf_status give_up(mf_world *world) {
+mf_status mf_comm_give_up(mf_world *world) {
     mf_world_fail(world);
     mf_error first = *mf_error_last();
     for (mf_comm *c = world->comms; c; c = c->next)
@@ -24,8 +22,7 @@ static mf_status give_up(mf_world *world) {
     return mf_error_adopt(&first);
 }
 
-/* Every operation opens with this: it fails when another rank has, or when a test wants it to. */
-static mf_status enter(mf_world *world, int op, const char *axis) {
+mf_status mf_comm_enter(mf_world *world, int op, const char *axis) {
     if (mf_world_failed(world)) return mf_world_fail(world);
     if (mf_fault_hit(MF_FAULT_COMM))
         return MF_FAIL(MF_ECOMM, "injected failure of %s on axis %s", mf_op_name(op), axis);
@@ -49,7 +46,7 @@ static mf_status check_ranks(const mf_world *world, const char *axis, const int 
 static mf_status create(mf_world *world, const char *axis, const int *ranks, int size, mf_comm **out) {
     mf_status status;
     mf_comm *comm = NULL;
-    MF_TRY(enter(world, MF_OP_CREATE, axis));
+    MF_TRY(mf_comm_enter(world, MF_OP_CREATE, axis));
     MF_TRY(check_ranks(world, axis, ranks, size));
     MF_TRY(mf_host_alloc(1, sizeof *comm, &comm));
     comm->world = world;
@@ -61,6 +58,7 @@ static mf_status create(mf_world *world, const char *axis, const int *ranks, int
     MF_GO(mf_host_alloc((size_t)size, sizeof *ranks, &comm->ranks));
     memcpy(comm->ranks, ranks, (size_t)size * sizeof *ranks);
     while (ranks[comm->rank] != world->rank) comm->rank++;
+    MF_GO(mf_host_alloc((size_t)size + 1, sizeof *comm->parts, &comm->parts));
     MF_GO(world->engine->open(comm));
     *out = comm;
     return MF_OK;
@@ -71,7 +69,7 @@ fail:
 
 mf_status mf_comm_create(mf_world *world, const char *axis, const int *ranks, int size, mf_comm **out) {
     *out = NULL;
-    return create(world, axis, ranks, size, out) ? give_up(world) : MF_OK;
+    return create(world, axis, ranks, size, out) ? mf_comm_give_up(world) : MF_OK;
 }
 
 static int outstanding(const mf_comm *comm) {
@@ -94,12 +92,13 @@ void mf_comm_destroy(mf_comm *comm) {
          * other. */
         if (!own.status)
             MF_FAIL(MF_ECOMM, "axis %s ended with %d requests outstanding", comm->axis, outstanding(comm));
-        give_up(comm->world);
+        mf_comm_give_up(comm->world);
         mf_error_adopt(&own);
     }
     leave_world(comm);
     mf_worker_destroy(comm->worker);
     comm->world->engine->close(comm);
+    mf_host_free(comm->parts);
     mf_host_free(comm->slot_offsets);
     mf_host_free(comm->slots);
     mf_host_free(comm->ranks);
@@ -137,11 +136,15 @@ static int64_t ring_bytes(const mf_comm *comm, const mf_transfer *t) {
     case MF_OP_REDUCE:
         return comm->rank == h->root ? 0 : payload;
     case MF_OP_ALLGATHER:
-        return payload - (int64_t)(t->offsets[next + 1] - t->offsets[next]);
+        return payload - (int64_t)mf_block(t->offsets, next);
     case MF_OP_ALLREDUCE:
         return 2 * payload * (comm->size - 1) / comm->size;
     case MF_OP_SHIFT:
         return (int64_t)h->send_bytes;
+    case MF_OP_REDUCE_SCATTER:
+        return payload - (int64_t)mf_block(t->offsets, comm->rank) * h->element_bytes;
+    case MF_OP_ALLTOALL:
+        return (int64_t)(h->send_bytes - mf_block(t->send_offsets, comm->rank));
     default:
         return 0;
     }
@@ -155,12 +158,29 @@ static void count_call(mf_comm *comm, const mf_transfer *t) {
     *(in_place ? &stat->borrowed_bytes : &stat->bytes) += bytes;
 }
 
-static mf_status check_offsets(const mf_comm *comm, const size_t *offsets) {
-    if (!offsets) return MF_FAIL(MF_EINVAL, "allgather on axis %s without offsets", comm->axis);
+/* what: "offsets", and whose where an operation has two. */
+static mf_status check_offsets(const mf_comm *comm, int op, const char *what, const size_t *offsets) {
+    const char *name = mf_op_name(op);
+    if (!offsets) return MF_FAIL(MF_EINVAL, "%s on axis %s without %s", name, comm->axis, what);
     for (int r = 0; r < comm->size; r++)
         if (offsets[r] > offsets[r + 1])
-            return MF_FAIL(MF_EINVAL, "allgather on axis %s: the offsets of rank %d fall from %zu to %zu",
-                           comm->axis, comm->ranks[r], offsets[r], offsets[r + 1]);
+            return MF_FAIL(MF_EINVAL, "%s on axis %s: the %s of rank %d fall from %zu to %zu", name,
+                           comm->axis, what, comm->ranks[r], offsets[r], offsets[r + 1]);
+    return MF_OK;
+}
+
+/* Checks the signed offsets of a reduce-scatter and keeps them in comm->parts. */
+static mf_status take_parts(mf_comm *comm, const int64_t *offsets) {
+    if (!offsets) return MF_FAIL(MF_EINVAL, "reduce_scatter on axis %s without offsets", comm->axis);
+    if (offsets[0] < 0)
+        return MF_FAIL(MF_EINVAL, "reduce_scatter on axis %s: the offsets begin at %lld", comm->axis,
+                       (long long)offsets[0]);
+    for (int r = 0; r < comm->size; r++)
+        if (offsets[r] > offsets[r + 1])
+            return MF_FAIL(MF_EINVAL,
+                           "reduce_scatter on axis %s: the offsets of rank %d fall from %lld to %lld",
+                           comm->axis, comm->ranks[r], (long long)offsets[r], (long long)offsets[r + 1]);
+    for (int r = 0; r <= comm->size; r++) comm->parts[r] = (size_t)offsets[r];
     return MF_OK;
 }
 
@@ -179,10 +199,16 @@ static mf_status check(const mf_comm *comm, const mf_transfer *t) {
 
 /* A group of one moves nothing between ranks; its own part still goes where the caller expects it. */
 static mf_status transfer_alone(mf_comm *comm, const mf_transfer *t) {
-    MF_TRY(mf_agree(comm, &t->header));
+    const mf_header *h = &t->header;
+    MF_TRY(mf_agree(comm, h));
+    if (h->op == MF_OP_ALLTOALL)
+        MF_TRY(mf_agree_on_block(comm, h->sequence, 0, h->send_bytes, 0, h->recv_bytes));
+    if (!h->send_bytes) return MF_OK;
     char *to = t->recv;
-    if (t->header.op == MF_OP_ALLGATHER && t->header.send_bytes) to += t->offsets[0];
-    if (t->header.send_bytes && to != t->send) memmove(to, t->send, t->header.send_bytes);
+    const char *from = t->send;
+    if (t->offsets) to += t->offsets[0];
+    if (t->send_offsets) from += t->send_offsets[0];
+    if (to != from) memmove(to, from, h->send_bytes);
     return MF_OK;
 }
 
@@ -209,7 +235,7 @@ static mf_status run_slot(void *argument) {
 
 static mf_status open_request_lane(mf_comm *comm) {
     if (comm->worker) return MF_OK;
-    size_t offsets = (size_t)comm->size + 1;
+    size_t offsets = 2 * ((size_t)comm->size + 1);
     if (!comm->slots) MF_TRY(mf_host_alloc(SLOTS, sizeof *comm->slots, &comm->slots));
     if (!comm->slot_offsets)
         MF_TRY(mf_host_alloc(SLOTS * offsets, sizeof *comm->slot_offsets, &comm->slot_offsets));
@@ -223,6 +249,15 @@ static mf_slot *slot_find(mf_comm *comm, uint64_t ticket) {
     return NULL;
 }
 
+/* The caller's arrays need not outlive the call. */
+static void keep_offsets(const mf_comm *comm, mf_slot *slot) {
+    size_t n = (size_t)comm->size + 1;
+    size_t *own = comm->slot_offsets + (size_t)(slot - comm->slots) * 2 * n;
+    mf_transfer *t = &slot->transfer;
+    if (t->offsets) t->offsets = memcpy(own, t->offsets, n * sizeof *own);
+    if (t->send_offsets) t->send_offsets = memcpy(own + n, t->send_offsets, n * sizeof *own);
+}
+
 static mf_status transfer_later(mf_comm *comm, const mf_transfer *t, mf_request *request) {
     MF_TRY(open_request_lane(comm));
     mf_slot *slot = slot_find(comm, 0);
@@ -230,20 +265,14 @@ static mf_status transfer_later(mf_comm *comm, const mf_transfer *t, mf_request 
     slot->comm = comm;
     slot->transfer = *t;
     slot->transfer.header.sequence = ++comm->sequence[MF_LANE_REQUESTS];
-    if (t->offsets) {
-        /* The caller's array need not outlive the call. */
-        size_t n = (size_t)comm->size + 1;
-        size_t *copy = comm->slot_offsets + (size_t)(slot - comm->slots) * n;
-        memcpy(copy, t->offsets, n * sizeof *copy);
-        slot->transfer.offsets = copy;
-    }
+    keep_offsets(comm, slot);
     MF_TRY(mf_worker_post(comm->worker, run_slot, slot, &slot->ticket));
     *request = (mf_request){.ticket = slot->ticket, .op = t->header.op};
     return MF_OK;
 }
 
 static mf_status transfer_try(mf_comm *comm, mf_transfer *t, mf_request *request) {
-    MF_TRY(enter(comm->world, t->header.op, comm->axis));
+    MF_TRY(mf_comm_enter(comm->world, t->header.op, comm->axis));
     MF_TRY(check(comm, t));
     count_call(comm, t);
     /* Alone there is nobody to wait for: the request is done before it is returned. */
@@ -256,7 +285,7 @@ static mf_status transfer_try(mf_comm *comm, mf_transfer *t, mf_request *request
 
 static mf_status transfer(mf_comm *comm, mf_transfer *t, mf_request *request) {
     if (request) *request = (mf_request){0};
-    return transfer_try(comm, t, request) ? give_up(comm->world) : MF_OK;
+    return transfer_try(comm, t, request) ? mf_comm_give_up(comm->world) : MF_OK;
 }
 
 mf_status mf_barrier(mf_comm *comm) {
@@ -273,17 +302,22 @@ mf_status mf_broadcast(mf_comm *comm, void *buffer, size_t bytes, int root, mf_r
     return transfer(comm, &(mf_transfer){.header = header, .send = buffer, .recv = buffer}, request);
 }
 
+/* FNV-1a */
+static uint64_t layout_of(const mf_comm *comm, const size_t *offsets) {
+    uint64_t hash = 14695981039346656037u;
+    for (int r = 0; r <= comm->size; r++) hash = (hash ^ offsets[r]) * 1099511628211u;
+    return hash;
+}
+
 mf_status mf_allgather(mf_comm *comm, const void *send, void *recv, const size_t *offsets,
                        mf_request *request) {
-    if (check_offsets(comm, offsets)) return give_up(comm->world);
+    if (check_offsets(comm, MF_OP_ALLGATHER, "offsets", offsets)) return mf_comm_give_up(comm->world);
     mf_header header = {.op = MF_OP_ALLGATHER,
                         .element_bytes = 1,
                         .count = (int64_t)(offsets[comm->size] - offsets[0]),
-                        .send_bytes = offsets[comm->rank + 1] - offsets[comm->rank],
+                        .send_bytes = mf_block(offsets, comm->rank),
                         .recv_bytes = offsets[comm->size] - offsets[0],
-                        .layout = 14695981039346656037u};
-    for (int r = 0; r <= comm->size; r++)
-        header.layout = (header.layout ^ offsets[r]) * 1099511628211u; /* FNV-1a */
+                        .layout = layout_of(comm, offsets)};
     return transfer(comm, &(mf_transfer){.header = header, .send = send, .recv = recv, .offsets = offsets},
                     request);
 }
@@ -305,12 +339,46 @@ mf_status mf_reduce(mf_comm *comm, float *buffer, int64_t count, int root, mf_re
     return sum(comm, MF_OP_REDUCE, buffer, count, 4, root, request);
 }
 
-mf_status mf_allreduce_f32(mf_comm *comm, float *buffer, int64_t count) {
-    return sum(comm, MF_OP_ALLREDUCE, buffer, count, 4, 0, NULL);
+mf_status mf_allreduce(mf_comm *comm, void *buffer, int64_t count, mf_dtype type, mf_request *request) {
+    return sum(comm, MF_OP_ALLREDUCE, buffer, count, (int)mf_dtype_bytes(type), 0, request);
 }
 
 mf_status mf_allreduce_f64(mf_comm *comm, double *buffer, int64_t count) {
     return sum(comm, MF_OP_ALLREDUCE, buffer, count, 8, 0, NULL);
+}
+
+mf_status mf_reduce_scatter(mf_comm *comm, void *buffer, const int64_t *offsets, mf_dtype type,
+                            mf_request *request) {
+    if (take_parts(comm, offsets)) return mf_comm_give_up(comm->world);
+    const size_t *parts = comm->parts;
+    size_t count = parts[comm->size] - parts[0];
+    uint64_t bytes = comm->size > 1 ? count * mf_dtype_bytes(type) : 0;
+    mf_header header = {.op = MF_OP_REDUCE_SCATTER,
+                        .element_bytes = (int)mf_dtype_bytes(type),
+                        .count = (int64_t)count,
+                        .send_bytes = bytes,
+                        .recv_bytes = bytes,
+                        .layout = layout_of(comm, parts)};
+    return transfer(comm, &(mf_transfer){.header = header, .send = buffer, .recv = buffer, .offsets = parts},
+                    request);
+}
+
+mf_status mf_alltoall(mf_comm *comm, const void *send, const size_t *send_offsets, void *recv,
+                      const size_t *recv_offsets, mf_request *request) {
+    if (check_offsets(comm, MF_OP_ALLTOALL, "send offsets", send_offsets) ||
+        check_offsets(comm, MF_OP_ALLTOALL, "recv offsets", recv_offsets))
+        return mf_comm_give_up(comm->world);
+    mf_header header = {.op = MF_OP_ALLTOALL,
+                        .element_bytes = 1,
+                        .send_bytes = send_offsets[comm->size] - send_offsets[0],
+                        .recv_bytes = recv_offsets[comm->size] - recv_offsets[0]};
+    return transfer(comm,
+                    &(mf_transfer){.header = header,
+                                   .send = send,
+                                   .recv = recv,
+                                   .offsets = recv_offsets,
+                                   .send_offsets = send_offsets},
+                    request);
 }
 
 mf_status mf_shift(mf_comm *comm, const void *send, size_t send_bytes, void *recv, size_t recv_bytes,
@@ -326,7 +394,7 @@ mf_status mf_finish(mf_comm *comm, mf_request *request) {
     *request = (mf_request){.op = request->op};
     if (!slot) {
         MF_FAIL(MF_EINVAL, "axis %s: mf_finish of a request that it did not start", comm->axis);
-        return give_up(comm->world);
+        return mf_comm_give_up(comm->world);
     }
     mf_comm_stat *stat = &comm->stats[slot->transfer.header.op];
     double start = mf_now_s();
@@ -334,7 +402,7 @@ mf_status mf_finish(mf_comm *comm, mf_request *request) {
     stat->exposed_s += mf_now_s() - start;
     stat->total_s += slot->elapsed_s;
     slot->ticket = 0;
-    return status ? give_up(comm->world) : MF_OK;
+    return status ? mf_comm_give_up(comm->world) : MF_OK;
 }
 
 void mf_abandon(mf_comm *comm, mf_request *request) {
@@ -342,96 +410,8 @@ void mf_abandon(mf_comm *comm, mf_request *request) {
     mf_error own = *mf_error_last();
     mf_slot *slot = slot_find(comm, request->ticket);
     if (!own.status) MF_FAIL(MF_ECOMM, "axis %s: a %s was given up", comm->axis, mf_op_name(request->op));
-    give_up(comm->world);
+    mf_comm_give_up(comm->world);
     mf_error_adopt(&own);
     if (slot) slot->ticket = 0;
     *request = (mf_request){0};
-}
-
-/* What mf_buffer_alloc accounts for as many bytes: plans and measurements compare to the byte. */
-static size_t accounted(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
-
-static mf_status shared_own(mf_comm *comm, mf_memory *memory, const char *what, mf_shared *out) {
-    mf_buffer buffer = {0};
-    MF_TRY(mf_buffer_alloc(memory, out->category, out->bytes, what, &buffer));
-    out->own = out->peer[comm->rank] = buffer.data;
-    return MF_OK;
-}
-
-static mf_status shared_peers(mf_comm *comm, mf_memory *memory, const char *what, mf_shared *out) {
-    mf_header header = {.op = MF_OP_SHARED, .element_bytes = 1, .sequence = ++comm->sequence[MF_LANE_MAIN]};
-    size_t bytes = accounted(out->bytes);
-    mf_status ready = mf_memory_account(memory, out->category, bytes, what);
-    mf_status status = comm->world->engine->shared_alloc(comm, &header, ready, out);
-    if (status && !ready) mf_memory_release(memory, out->category, bytes);
-    return status;
-}
-
-static mf_status shared_alloc(mf_comm *comm, mf_memory *memory, const char *what, mf_shared *out) {
-    MF_TRY(enter(comm->world, MF_OP_SHARED, comm->axis));
-    if (out->bytes > SIZE_MAX / 4) return MF_FAIL(MF_ENOMEM, "%zu shared bytes for %s", out->bytes, what);
-    MF_TRY(mf_host_alloc((size_t)comm->size, sizeof *out->peer, &out->peer));
-    mf_status status = comm->borrows && comm->size > 1 ? shared_peers(comm, memory, what, out)
-                                                       : shared_own(comm, memory, what, out);
-    if (status) mf_host_free(out->peer);
-    return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
-}
-
-mf_status mf_shared_alloc(mf_comm *comm, mf_memory *memory, mf_category category, size_t bytes,
-                          const char *what, mf_shared *out) {
-    *out = (mf_shared){.bytes = bytes, .category = category};
-    if (!shared_alloc(comm, memory, what, out)) return MF_OK;
-    *out = (mf_shared){0};
-    return give_up(comm->world);
-}
-
-void mf_shared_free(mf_comm *comm, mf_memory *memory, mf_shared *shared) {
-    if (!shared || !shared->peer) return;
-    size_t bytes = accounted(shared->bytes);
-    if (shared->handle) {
-        comm->world->engine->shared_free(comm, shared);
-        mf_memory_release(memory, shared->category, bytes);
-    } else {
-        mf_buffer_free(memory,
-                       &(mf_buffer){.data = shared->own, .bytes = bytes, .category = shared->category});
-    }
-    mf_host_free(shared->peer);
-    *shared = (mf_shared){0};
-}
-
-static mf_status check_signal(const mf_comm *comm, int peer, int slot) {
-    MF_TRY(enter(comm->world, MF_OP_SIGNAL, comm->axis));
-    if (!comm->borrows) return MF_FAIL(MF_EINVAL, "signals on axis %s, which does not borrow", comm->axis);
-    if (peer < 0 || peer >= comm->size)
-        return MF_FAIL(MF_EINVAL, "signal on axis %s: member %d of %d", comm->axis, peer, comm->size);
-    if (slot < 0 || slot >= MF_SIGNALS)
-        return MF_FAIL(MF_EINVAL, "signal on axis %s: slot %d of %d", comm->axis, slot, (int)MF_SIGNALS);
-    return MF_OK;
-}
-
-static mf_status signal_try(mf_comm *comm, int slot, uint64_t value) {
-    MF_TRY(check_signal(comm, comm->rank, slot));
-    MF_TRY(comm->world->engine->signal(comm, slot, value));
-    comm->stats[MF_OP_SIGNAL].calls++;
-    return MF_OK;
-}
-
-mf_status mf_signal(mf_comm *comm, int slot, uint64_t value) {
-    return signal_try(comm, slot, value) ? give_up(comm->world) : MF_OK;
-}
-
-static mf_status await_try(mf_comm *comm, int peer, int slot, uint64_t value) {
-    MF_TRY(check_signal(comm, peer, slot));
-    mf_comm_stat *stat = &comm->stats[MF_OP_SIGNAL];
-    double start = mf_now_s();
-    MF_TRY(comm->world->engine->await(comm, peer, slot, value));
-    double elapsed = mf_now_s() - start;
-    stat->calls++;
-    stat->exposed_s += elapsed;
-    stat->total_s += elapsed;
-    return MF_OK;
-}
-
-mf_status mf_await(mf_comm *comm, int peer, int slot, uint64_t value) {
-    return await_try(comm, peer, slot, value) ? give_up(comm->world) : MF_OK;
 }

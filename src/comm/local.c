@@ -5,18 +5,11 @@
  * meeting (an error, a timeout) only while it is incomplete, and then nobody completes it; once it is
  * complete all take part to the end. So nobody reads memory of a rank that has already returned. */
 #include "comm/local_meeting.h"
+#include "comm/local_move.h"
 
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { BLOCK = 1024 };
-
-typedef struct post {
-    const void *send;
-    void *recv;
-    void *shared;
-} post;
 
 typedef struct lane {
     mf_meeting meeting;
@@ -24,7 +17,7 @@ typedef struct lane {
     /* [2, size], for odd and even operations: a fast member posts the next while a slow one still looks at a
      * barrier */
     mf_header *headers;
-    post *posts;
+    mf_post *posts;
 } lane;
 
 typedef struct signals {
@@ -76,66 +69,10 @@ static mf_status meet_first(mf_comm *comm, lane *l, const mf_header *header) {
     return status ? mf_late(comm, header, absent, &(absence){l, header->sequence}) : MF_OK;
 }
 
-static void copy(void *to, const void *from, size_t bytes) {
-    if (bytes && to != from) memcpy(to, from, bytes);
-}
-
-static void gather(const mf_comm *comm, const mf_transfer *t, const post *posts) {
-    for (int i = 0; i < comm->size; i++) {
-        int r = (comm->rank + i) % comm->size; /* not all from the same peer at once */
-        size_t bytes = t->offsets[r + 1] - t->offsets[r];
-        if (bytes) copy((char *)t->recv + t->offsets[r], posts[r].send, bytes);
-    }
-}
-
-/* This member's part of [0, count), cut at whole cache lines. */
-static int64_t part_begin(const mf_comm *comm, int64_t count, int member) {
-    int64_t lines = mf_ceil_div(count, 16);
-    return mf_min(count, lines * member / comm->size * 16);
-}
-
-/* The sum over members, in their order, of this member's part of the elements; a block at a time, since one
- * of the places that it goes to is also where a term comes from. */
-static void sum(const mf_comm *comm, const mf_header *h, const post *posts) {
-    double total[BLOCK];
-    size_t width = (size_t)h->element_bytes;
-    int64_t end = part_begin(comm, h->count, comm->rank + 1);
-    for (int64_t i = part_begin(comm, h->count, comm->rank); i < end; i += BLOCK) {
-        int64_t n = mf_min(BLOCK, end - i);
-        size_t at = (size_t)i * width, bytes = (size_t)n * width;
-        memcpy(total, (const char *)posts[0].send + at, bytes);
-        for (int r = 1; r < comm->size; r++)
-            mf_sum_add(total, (const char *)posts[r].send + at, n, h->element_bytes);
-        for (int r = 0; r < comm->size; r++)
-            if (h->op == MF_OP_ALLREDUCE || r == h->root) memcpy((char *)posts[r].recv + at, total, bytes);
-    }
-}
-
-static void move(const mf_comm *comm, const mf_transfer *t, const post *posts) {
-    const mf_header *h = &t->header;
-    switch (h->op) {
-    case MF_OP_BROADCAST:
-        copy(t->recv, posts[h->root].send, (size_t)h->count);
-        break;
-    case MF_OP_ALLGATHER:
-        gather(comm, t, posts);
-        break;
-    case MF_OP_REDUCE:
-    case MF_OP_ALLREDUCE:
-        sum(comm, h, posts);
-        break;
-    case MF_OP_SHIFT:
-        copy(t->recv, posts[(comm->rank + 1) % comm->size].send, h->recv_bytes);
-        break;
-    default:
-        break;
-    }
-}
-
 /* Posts, meets, compares. *peers: all members' posts, valid until mf_meeting_complete. Unless *met the others
  * are not there. */
-static mf_status exchange(mf_comm *comm, lane *l, const mf_header *header, const post *own,
-                          const post **peers, bool *met) {
+static mf_status exchange(mf_comm *comm, lane *l, const mf_header *header, const mf_post *own,
+                          const mf_post **peers, bool *met) {
     size_t row = (header->sequence & 1) * (size_t)comm->size;
     l->headers[row + (size_t)comm->rank] = *header;
     l->posts[row + (size_t)comm->rank] = *own;
@@ -149,11 +86,12 @@ static mf_status exchange(mf_comm *comm, lane *l, const mf_header *header, const
 static mf_status local_transfer(mf_comm *comm, int lane_index, const mf_transfer *t) {
     group *g = comm->state;
     lane *l = &g->lanes[lane_index];
-    const post *peers;
+    const mf_post *peers;
     bool met;
-    mf_status status = exchange(comm, l, &t->header, &(post){.send = t->send, .recv = t->recv}, &peers, &met);
+    mf_post own = {t->send, t->recv, NULL, t->offsets, t->send_offsets};
+    mf_status status = exchange(comm, l, &t->header, &own, &peers, &met);
     if (!met) return status;
-    if (!status) move(comm, t, peers);
+    if (!status) status = mf_local_move(comm, t, peers);
     /* Nothing of a barrier is read after the first meeting; an error means that some other operation was
      * posted. */
     if (status || t->header.op != MF_OP_BARRIER) mf_meeting_complete(&l->meeting, comm->size);
@@ -173,9 +111,9 @@ static mf_status shared_exchange(mf_comm *comm, const mf_header *header, shared_
                                  mf_shared *out) {
     group *g = comm->state;
     lane *l = &g->lanes[MF_LANE_MAIN];
-    const post *peers;
+    const mf_post *peers;
     bool met;
-    mf_status status = exchange(comm, l, header, &(post){.shared = set, .recv = own}, &peers, &met);
+    mf_status status = exchange(comm, l, header, &(mf_post){.shared = set, .recv = own}, &peers, &met);
     if (!met) return status;
     if (!status) {
         shared_set *common = peers[0].shared;

@@ -1,5 +1,5 @@
-/* mpi.h: what the two files of the MPI engine share: mpi.c (start, groups, transfers), mpi_shared.c (memory).
- */
+/* mpi.h: what the files of the MPI engine share: mpi.c (start, groups, meetings), mpi_transfer.c,
+ * mpi_shared.c (memory). */
 #ifndef MF_COMM_MPI_H
 #define MF_COMM_MPI_H
 
@@ -24,6 +24,7 @@ typedef struct mf_mpi_lane {
     MPI_Comm comm;
     mf_mpi_kept *kept;
     mf_header *headers;    /* [size] as the members sent them */
+    mf_header *told;       /* [size] what this member sent to each */
     MPI_Request *requests; /* [2, size] received, sent */
     int *counts;           /* [2, size] for MPI_Iallgatherv */
     char *terms;           /* [size + 1, elements of a turn] for sums, made at the first */
@@ -52,6 +53,20 @@ mf_status mf_mpi_failed(const char *file, int line, int code, const char *call);
 /* Between two looks at what is waited for. MF_OK: look again; MF_ETIMEOUT (not yet put into words), or an
  * error. */
 mf_status mf_mpi_patience(mf_world *world, mf_mpi_wait *wait);
+enum {
+    MF_MPI_TAG_HEADER = 1,
+    MF_MPI_TAG_SHIFT,
+    MF_MPI_TAG_BLOCK,
+    MF_MPI_TAG_TERM,
+    MF_MPI_TAG_TOTAL,
+    MF_MPI_TAG_CREATE,
+    MF_MPI_TAG_VERDICT
+};
+/* Waits for requests; MF_ETIMEOUT says what of. */
+mf_status mf_mpi_settle(mf_comm *comm, const mf_header *header, int n, MPI_Request *requests);
+/* Sends told[r] to member r; headers[r] is what member r has told this one. */
+mf_status mf_mpi_tell(mf_comm *comm, mf_mpi_lane *lane);
+mf_status mf_mpi_transfer(mf_comm *comm, int lane, const mf_transfer *transfer);
 /* Exchanges headers: lane's `headers` hold everyone's. */
 mf_status mf_mpi_meet(mf_comm *comm, int lane, const mf_header *header);
 mf_status mf_mpi_keep(mf_world *world, mf_mpi_kept **out);

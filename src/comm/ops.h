@@ -1,6 +1,6 @@
 /* ops.h: the table that an engine fills in. comm.c checks the arguments, counts and runs requests, then calls
- * through it; world.c launches and keeps the first error; agree.c compares what the members of a group
- * called. */
+ * through it; shared.c does so for memory that members share; world.c launches and keeps the first error;
+ * agree.c compares what the members of a group called. */
 #ifndef MF_COMM_OPS_H
 #define MF_COMM_OPS_H
 
@@ -18,10 +18,10 @@ enum { MF_OP_SHARED = MF_COMM_OPS, MF_OP_CREATE, MF_OP_KINDS };
 typedef struct mf_header {
     uint64_t sequence; /* how many operations this lane of the group has had, this one included */
     int32_t op, root;
-    int32_t element_bytes; /* 1: bytes, 4: f32, 8: f64 */
+    int32_t element_bytes; /* 1: bytes, 2: bf16, 4: f32, 8: f64 */
     int32_t failed;        /* this member could not do its part (shared memory) */
     int64_t count;         /* elements, the same everywhere */
-    uint64_t layout;       /* allgather: a hash of the offsets */
+    uint64_t layout;       /* allgather, reduce_scatter: a hash of the offsets */
     uint64_t send_bytes, recv_bytes;
 } mf_header;
 
@@ -29,8 +29,14 @@ typedef struct mf_transfer {
     mf_header header;
     const void *send; /* [header.send_bytes] */
     void *recv;       /* [header.recv_bytes] */
+    /* [size + 1] elements. allgather, alltoall: of recv; reduce_scatter: of the buffer */
     const size_t *offsets;
+    const size_t *send_offsets; /* [size + 1] bytes of send; alltoall */
 } mf_transfer;
+
+static inline size_t mf_block(const size_t *offsets, int member) {
+    return offsets[member + 1] - offsets[member];
+}
 
 /* The first error among the ranks of this process. Once it is set every operation returns it. */
 typedef struct mf_failure {
@@ -83,11 +89,18 @@ struct mf_comm {
     mf_comm_stat stats[MF_COMM_OPS];
     mf_worker *worker; /* made at the first request, like the two below */
     mf_slot *slots;
-    size_t *slot_offsets;
-    void *state; /* the engine's */
+    size_t *slot_offsets; /* [slots, 2, size + 1] */
+    size_t *parts;        /* [size + 1] the offsets of the reduce-scatter that is being called */
+    void *state;          /* the engine's */
 };
 
 const char *mf_op_name(int op);
+
+/* Every operation opens with this: it fails when another rank has, or when a test wants it to. */
+mf_status mf_comm_enter(mf_world *world, int op, const char *axis);
+/* Once the world has failed, requests end by themselves: wakes them and waits, so that whoever sees an error
+ * may free the buffers of what was under way. Returns the world's error. */
+mf_status mf_comm_give_up(mf_world *world);
 
 mf_status mf_failure_init(mf_failure *failure);
 void mf_failure_destroy(mf_failure *failure);
@@ -100,12 +113,29 @@ void mf_world_end(mf_world *world, mf_status status);
 
 /* MF_OK when headers (one a member) name the same operation; else MF_ECOMM names two members that differ. */
 mf_status mf_agree(const mf_comm *comm, const mf_header *headers);
+/* MF_ECOMM unless what member `from` of an alltoall sends to member `to` is what that one expects. */
+mf_status mf_agree_on_block(const mf_comm *comm, uint64_t sequence, int from, uint64_t sent, int to,
+                            uint64_t expected);
 /* MF_ETIMEOUT: this rank waited in vain for the members that `missing` (or NULL) returns true for. */
 mf_status mf_late(const mf_comm *comm, const mf_header *header,
                   bool (*missing)(const void *context, int member), const void *context);
 mf_status mf_late_signal(const mf_comm *comm, int peer, int slot, uint64_t value, uint64_t reached);
 
-/* total += term, n elements. */
-void mf_sum_add(void *total, const void *term, int64_t n, int element_bytes);
+enum { MF_SUM_BLOCK = 1024 };
+/* A block of elements while it is summed: terms are added in the order of the calls. */
+typedef struct mf_sum {
+    int64_t n;         /* at most MF_SUM_BLOCK */
+    int element_bytes; /* of the terms and of what is stored; bf16 is added in f32 */
+    union {
+        float f32[MF_SUM_BLOCK];
+        double f64[MF_SUM_BLOCK];
+    } total;
+} mf_sum;
+/* term: [n] elements, the first of the sum. */
+void mf_sum_begin(mf_sum *sum, int element_bytes, const void *term, int64_t n);
+/* term: [sum->n] */
+void mf_sum_add(mf_sum *sum, const void *term);
+/* to: [sum->n], overwritten; may be where a term came from. */
+void mf_sum_store(const mf_sum *sum, void *to);
 
 #endif

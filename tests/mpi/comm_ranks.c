@@ -33,12 +33,15 @@ static mf_status values(mf_world *world, bool borrows) {
     EXPECT(mf_comm_borrows(comm) == borrows);
     MF_TRY(check_all(comm, 0));
     MF_TRY(check_overlap(comm));
+    MF_TRY(check_both_lanes(comm));
     MF_TRY(check_shared(comm));
     MF_TRY(many_windows(comm));
     MF_TRY(check_grid(world));
     mf_comm_stat stats[MF_COMM_OPS];
     mf_comm_stats(comm, stats);
-    EXPECT(stats[MF_OP_REDUCE].bytes > 0 && stats[MF_OP_REDUCE].borrowed_bytes == 0);
+    EXPECT((stats[MF_OP_REDUCE].bytes > 0) == (mf_world_size(world) > 1));
+    EXPECT(stats[MF_OP_REDUCE].borrowed_bytes == 0);
+    MF_TRY(check_bytes_counted(comm));
     mf_comm_destroy(comm);
     return MF_OK;
 }
@@ -52,6 +55,35 @@ static mf_status mismatch(mf_world *world) {
     MF_TRY(everyone(world, &comm));
     MF_TRY(mf_barrier(comm));
     return mf_broadcast(comm, data, mf_world_rank(world) == 1 ? 63 : 64, 0, NULL);
+}
+
+static mf_status other_parts(mf_world *world) {
+    mf_comm *comm = NULL;
+    float data[12] = {0};
+    int64_t offsets[] = {0, 4, mf_world_rank(world) == 1 ? 7 : 8, 12};
+    MF_TRY(everyone(world, &comm));
+    return mf_reduce_scatter(comm, data, offsets, MF_F32, NULL);
+}
+
+static mf_status start_blocks_of_ten(mf_comm *comm, size_t first, mf_request *request) {
+    static char send[64], recv[64];
+    size_t sends[] = {0, first, first + 10, first + 20}, receives[] = {0, 10, 20, 30};
+    return mf_alltoall(comm, send, sends, recv, receives, request);
+}
+
+static mf_status other_block(mf_world *world) {
+    mf_comm *comm = NULL;
+    MF_TRY(everyone(world, &comm));
+    return start_blocks_of_ten(comm, mf_world_rank(world) == 1 ? 12 : 10, NULL);
+}
+
+static mf_status late_alltoall(mf_world *world) {
+    mf_comm *comm = NULL;
+    mf_request request = {0};
+    MF_TRY(everyone(world, &comm));
+    if (mf_world_rank(world) == 1) sleep(30);
+    MF_TRY(start_blocks_of_ten(comm, 10, &request));
+    return mf_finish(comm, &request);
 }
 
 static mf_status other_group(mf_world *world) {
@@ -118,10 +150,19 @@ static const struct {
     const char *name;
     mf_status (*body)(mf_world *world);
 } ways[] = {
-    {"borrowing", borrowing},     {"sending", sending},     {"mismatch", mismatch},
-    {"other_group", other_group}, {"late", late},           {"late_request", late_request},
-    {"late_signal", late_signal}, {"own_error", own_error}, {"killed", killed},
+    {"borrowing", borrowing},
+    {"sending", sending},
+    {"mismatch", mismatch},
+    {"other_group", other_group},
+    {"late", late},
+    {"late_request", late_request},
+    {"late_signal", late_signal},
+    {"own_error", own_error},
+    {"killed", killed},
     {"no_memory", no_memory},
+    {"other_parts", other_parts},
+    {"other_block", other_block},
+    {"late_alltoall", late_alltoall},
 };
 
 static mf_status run_way(mf_world *world, void *argument) {

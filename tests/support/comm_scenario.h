@@ -98,21 +98,194 @@ static inline mf_status check_reduce(mf_comm *comm, float tolerance, mf_request 
     return MF_OK;
 }
 
-static inline mf_status check_allreduce(mf_comm *comm, float tolerance) {
-    float data[MOST_BYTES], first[MOST_BYTES];
+/* Elements of either type. */
+typedef union numbers {
+    float f32[MOST_RANKS * PER_RANK];
+    uint16_t bf16[MOST_RANKS * PER_RANK];
+} numbers;
+
+static inline float rounded(mf_dtype type, float value) {
+    return type == MF_F32 ? value : mf_f32_from_bf16(mf_bf16_from_f32(value));
+}
+
+static inline float number(const numbers *x, mf_dtype type, int i) {
+    return type == MF_F32 ? x->f32[i] : mf_f32_from_bf16(x->bf16[i]);
+}
+
+static inline void fill_terms(numbers *x, mf_dtype type, int rank, int n) {
+    for (int i = 0; i < n; i++) {
+        if (type == MF_F32)
+            x->f32[i] = term_of(rank, i);
+        else
+            x->bf16[i] = mf_bf16_from_f32(term_of(rank, i));
+    }
+}
+
+/* tolerance 0: the bits of the f32 sum in rank order, rounded once. */
+static inline mf_status expect_sums(const numbers *x, mf_dtype type, int begin, int end, int size,
+                                    float tolerance) {
+    for (int i = begin; i < end; i++) {
+        float sum = rounded(type, term_of(0, i));
+        for (int r = 1; r < size; r++) sum += rounded(type, term_of(r, i));
+        float error = number(x, type, i) - rounded(type, sum);
+        EXPECT((error < 0 ? -error : error) <= tolerance * sum);
+    }
+    return MF_OK;
+}
+
+static inline mf_status expect_terms(const numbers *x, mf_dtype type, int begin, int end, int rank) {
+    for (int i = begin; i < end; i++) EXPECT(number(x, type, i) == rounded(type, term_of(rank, i)));
+    return MF_OK;
+}
+
+static inline mf_status check_allreduce(mf_comm *comm, mf_dtype type, float tolerance, mf_request *request) {
+    static _Thread_local numbers data, first;
+    int rank = mf_comm_rank(comm), size = mf_comm_size(comm);
+    for (int i = 0; i < PAYLOADS; i++) {
+        int n = payload_sizes[i];
+        size_t bytes = (size_t)n * mf_dtype_bytes(type);
+        fill_terms(&data, type, rank, n + 1);
+        MF_TRY(mf_allreduce(comm, &data, n, type, request));
+        MF_TRY(start_or_wait(comm, request));
+        MF_TRY(expect_sums(&data, type, 0, n, size, tolerance));
+        MF_TRY(expect_terms(&data, type, n, n + 1, rank));
+        memcpy(&first, &data, bytes);
+        MF_TRY(mf_broadcast(comm, &first, bytes, 0, NULL));
+        EXPECT(memcmp(&first, &data, bytes) == 0); /* the same bits on every rank */
+    }
+    return MF_OK;
+}
+
+/* 256 + 1 is 256 in bf16: rounding after each term would lose the ones. */
+static inline mf_status check_rounding(mf_comm *comm) {
+    int rank = mf_comm_rank(comm), size = mf_comm_size(comm);
+    uint16_t once = mf_bf16_from_f32((float)(256 + size - 1));
+    uint16_t data[2] = {mf_bf16_from_f32(rank ? 1 : 256), mf_bf16_from_f32(rank ? 1 : 256)};
+    int64_t offsets[MOST_RANKS + 1] = {0};
+    for (int r = 0; r < size; r++) offsets[r + 1] = 1;
+    MF_TRY(mf_allreduce(comm, data, 1, MF_BF16, NULL));
+    EXPECT(data[0] == once);
+    MF_TRY(mf_reduce_scatter(comm, data + 1, offsets, MF_BF16, NULL));
+    EXPECT(rank != 0 || data[1] == once);
+    return MF_OK;
+}
+
+static inline mf_status check_allreduce_f64(mf_comm *comm) {
     double wide[MOST_BYTES];
     int rank = mf_comm_rank(comm), size = mf_comm_size(comm);
     for (int i = 0; i < PAYLOADS; i++) {
         int n = payload_sizes[i];
-        for (int j = 0; j < n; j++) data[j] = term_of(rank, j);
         for (int j = 0; j < n; j++) wide[j] = rank + 0.5 * j;
-        MF_TRY(mf_allreduce_f32(comm, data, n));
-        MF_TRY(expect_sum(data, n, size, tolerance));
-        memcpy(first, data, (size_t)n * sizeof *data);
-        MF_TRY(mf_broadcast(comm, first, (size_t)n * sizeof *data, 0, NULL));
-        EXPECT(memcmp(first, data, (size_t)n * sizeof *data) == 0); /* the same bits on every rank */
         MF_TRY(mf_allreduce_f64(comm, wide, n));
         for (int j = 0; j < n; j++) EXPECT(wide[j] == size * (size - 1) / 2 + 0.5 * j * size);
+    }
+    return MF_OK;
+}
+
+enum { MARGIN = 3 };
+
+/* Rank r's part has (r * scale) % PER_RANK elements, less what the margins take: some have none. */
+static inline void uneven_parts(int64_t *offsets, int size, int scale) {
+    offsets[0] = MARGIN;
+    for (int r = 0; r < size; r++) offsets[r + 1] = offsets[r] + (r * scale) % PER_RANK;
+}
+
+/* Starts, or runs, a reduce-scatter of terms with a margin on either side. */
+static inline mf_status start_parts(mf_comm *comm, numbers *data, mf_dtype type, int scale,
+                                    mf_request *request) {
+    int64_t offsets[MOST_RANKS + 1];
+    int size = mf_comm_size(comm);
+    uneven_parts(offsets, size, scale);
+    fill_terms(data, type, mf_comm_rank(comm), (int)offsets[size] + MARGIN);
+    MF_TRY(mf_reduce_scatter(comm, data, offsets, type, request));
+    memset(offsets, 0, sizeof offsets); /* they need not outlive the call */
+    return MF_OK;
+}
+
+static inline mf_status expect_parts(mf_comm *comm, const numbers *data, mf_dtype type, int scale,
+                                     float tolerance) {
+    int64_t offsets[MOST_RANKS + 1];
+    int rank = mf_comm_rank(comm), size = mf_comm_size(comm);
+    uneven_parts(offsets, size, scale);
+    int begin = (int)offsets[rank], end = (int)offsets[rank + 1];
+    MF_TRY(expect_terms(data, type, 0, begin, rank));
+    MF_TRY(expect_sums(data, type, begin, end, size, tolerance));
+    return expect_terms(data, type, end, (int)offsets[size] + MARGIN, rank);
+}
+
+static inline mf_status check_reduce_scatter(mf_comm *comm, mf_dtype type, float tolerance,
+                                             mf_request *request) {
+    static _Thread_local numbers data;
+    for (int scale = 0; scale < 1600; scale += 375) {
+        MF_TRY(start_parts(comm, &data, type, scale, request));
+        MF_TRY(start_or_wait(comm, request));
+        MF_TRY(expect_parts(comm, &data, type, scale, tolerance));
+    }
+    return MF_OK;
+}
+
+/* Parts of more elements than an engine moves at once, and an empty one. */
+static inline mf_status check_long_parts(mf_comm *comm) {
+    enum { LONG = 70001, SHORT = 33000 };
+    int rank = mf_comm_rank(comm), size = mf_comm_size(comm);
+    int64_t offsets[MOST_RANKS + 1] = {0}, wrong = 0;
+    float *data = NULL;
+    for (int r = 0; r < size; r++) offsets[r + 1] = offsets[r] + (r == 0 ? LONG : r == 1 ? 0 : SHORT);
+    MF_TRY(mf_host_alloc((size_t)offsets[size], sizeof *data, &data));
+    for (int64_t i = 0; i < offsets[size]; i++) data[i] = (float)(i % 1000) * (float)(rank + 1);
+    mf_status status = mf_reduce_scatter(comm, data, offsets, MF_F32, NULL);
+    for (int64_t i = 0; i < offsets[size]; i++) {
+        bool own = i >= offsets[rank] && i < offsets[rank + 1];
+        int share = own ? size * (size + 1) / 2 : rank + 1;
+        wrong += data[i] != (float)(i % 1000) * (float)share;
+    }
+    mf_host_free(data);
+    MF_TRY(status);
+    EXPECT(wrong == 0);
+    return MF_OK;
+}
+
+typedef struct blocks {
+    unsigned char send[MOST_RANKS * 300], recv[MOST_RANKS * 300];
+} blocks;
+
+static inline int block_bytes(int from, int to, int scale) { return (from * 7 + to * 13 + 5) * scale % 290; }
+
+/* Starts, or runs, an alltoall whose blocks differ from pair to pair, behind margins. */
+static inline mf_status start_blocks(mf_comm *comm, blocks *b, int scale, mf_request *request) {
+    size_t sends[MOST_RANKS + 1] = {1}, receives[MOST_RANKS + 1] = {MARGIN};
+    int rank = mf_comm_rank(comm), size = mf_comm_size(comm);
+    memset(b->recv, 0, sizeof b->recv);
+    for (int r = 0; r < size; r++) {
+        int n = block_bytes(rank, r, scale);
+        fill_bytes(b->send + sends[r], 10 * rank + r, n);
+        sends[r + 1] = sends[r] + (size_t)n;
+        receives[r + 1] = receives[r] + (size_t)block_bytes(r, rank, scale);
+    }
+    MF_TRY(mf_alltoall(comm, b->send, sends, b->recv, receives, request));
+    memset(sends, 0, sizeof sends); /* they need not outlive the call */
+    memset(receives, 0, sizeof receives);
+    return MF_OK;
+}
+
+static inline mf_status expect_blocks(mf_comm *comm, const blocks *b, int scale) {
+    int rank = mf_comm_rank(comm), at = MARGIN;
+    for (int r = 0; r < mf_comm_size(comm); r++) {
+        MF_TRY(expect_bytes(b->recv + at, 10 * r + rank, block_bytes(r, rank, scale)));
+        at += block_bytes(r, rank, scale);
+    }
+    EXPECT(b->recv[MARGIN - 1] == 0 && b->recv[at] == 0);
+    return MF_OK;
+}
+
+/* scale 0: nothing; 29: multiples of 29, some of which are none. */
+static inline mf_status check_alltoall(mf_comm *comm, mf_request *request) {
+    static _Thread_local blocks b;
+    const int scales[] = {0, 1, 29, 57};
+    for (int i = 0; i < 4; i++) {
+        MF_TRY(start_blocks(comm, &b, scales[i], request));
+        MF_TRY(start_or_wait(comm, request));
+        MF_TRY(expect_blocks(comm, &b, scales[i]));
     }
     return MF_OK;
 }
@@ -141,8 +314,15 @@ static inline mf_status check_all(mf_comm *comm, float tolerance) {
         MF_TRY(check_allgather(comm, true, later));
         MF_TRY(check_reduce(comm, tolerance, later));
         MF_TRY(check_shift(comm, later));
+        MF_TRY(check_alltoall(comm, later));
+        for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+            MF_TRY(check_allreduce(comm, type, tolerance, later));
+            MF_TRY(check_reduce_scatter(comm, type, tolerance, later));
+        }
     }
-    MF_TRY(check_allreduce(comm, tolerance));
+    MF_TRY(check_allreduce_f64(comm));
+    MF_TRY(check_rounding(comm));
+    MF_TRY(check_long_parts(comm));
     return mf_finish(comm, &request);
 }
 
@@ -165,6 +345,56 @@ static inline mf_status check_overlap(mf_comm *comm) {
             MF_TRY(expect_bytes(data[i], (turn + i) % size + i, N));
         }
     }
+    return MF_OK;
+}
+
+/* Requests of three kinds run beside blocking calls of the same kinds. */
+static inline mf_status check_both_lanes(mf_comm *comm) {
+    enum { TURNS = 8, SUMS = 0, PARTS, BLOCKS, KINDS, SCALE = 375, N = 2000 };
+    static _Thread_local numbers sums, parts, own_parts;
+    static _Thread_local blocks moving, own_blocks;
+    int size = mf_comm_size(comm);
+    for (int turn = 0; turn < TURNS; turn++) {
+        mf_request requests[KINDS] = {0};
+        fill_terms(&sums, MF_BF16, mf_comm_rank(comm), N);
+        MF_TRY(mf_allreduce(comm, &sums, N, MF_BF16, &requests[SUMS]));
+        MF_TRY(start_parts(comm, &parts, MF_F32, SCALE, &requests[PARTS]));
+        MF_TRY(start_blocks(comm, &moving, 57, &requests[BLOCKS]));
+        MF_TRY(start_blocks(comm, &own_blocks, turn, NULL));
+        MF_TRY(start_parts(comm, &own_parts, MF_BF16, SCALE * turn, NULL));
+        MF_TRY(expect_blocks(comm, &own_blocks, turn));
+        MF_TRY(expect_parts(comm, &own_parts, MF_BF16, SCALE * turn, 0));
+        for (int i = KINDS - 1; i >= 0; i--) MF_TRY(mf_finish(comm, &requests[i]));
+        MF_TRY(expect_sums(&sums, MF_BF16, 0, N, size, 0));
+        MF_TRY(expect_parts(comm, &parts, MF_F32, SCALE, 0));
+        MF_TRY(expect_blocks(comm, &moving, 57));
+    }
+    return MF_OK;
+}
+
+/* Once blocking and once as a request; by the ring convention, and nothing is sent to oneself. */
+static inline mf_status check_bytes_counted(mf_comm *comm) {
+    static _Thread_local numbers data;
+    static _Thread_local blocks b;
+    mf_comm_stat stats[MF_COMM_OPS];
+    mf_request request = {0};
+    int64_t offsets[MOST_RANKS + 1], sent = 0;
+    int rank = mf_comm_rank(comm), size = mf_comm_size(comm);
+    uneven_parts(offsets, size, 375);
+    for (int r = 0; r < size; r++) sent += r == rank ? 0 : block_bytes(rank, r, 57);
+    mf_comm_reset_stats(comm);
+    for (int i = 0; i < 2; i++) {
+        MF_TRY(start_parts(comm, &data, MF_BF16, 375, i ? &request : NULL));
+        MF_TRY(mf_finish(comm, &request));
+        MF_TRY(start_blocks(comm, &b, 57, i ? &request : NULL));
+        MF_TRY(mf_finish(comm, &request));
+    }
+    mf_comm_stats(comm, stats);
+    const mf_comm_stat *parts = &stats[MF_OP_REDUCE_SCATTER], *moved = &stats[MF_OP_ALLTOALL];
+    int64_t others = offsets[size] - offsets[0] - (offsets[rank + 1] - offsets[rank]);
+    EXPECT(strcmp(parts->op, "reduce_scatter") == 0 && strcmp(moved->op, "alltoall") == 0);
+    EXPECT(parts->calls == 2 && parts->bytes == 2 * 2 * others && parts->borrowed_bytes == 0);
+    EXPECT(moved->calls == 2 && moved->bytes == 2 * sent && moved->borrowed_bytes == 0);
     return MF_OK;
 }
 
