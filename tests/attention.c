@@ -10,7 +10,7 @@
 #include "device/cpu/attention_rows.h"
 #include "meshfold/device.h"
 
-enum { CHUNKS = 8, PAD = 3 };
+enum { CHUNKS = 8, PAD = 3, PIECES = 3 };
 
 /* Threads that a device is tried with. The thread sanitizer does not see the barriers of GNU's OpenMP. */
 #ifdef __SANITIZE_THREAD__
@@ -206,7 +206,12 @@ static mf_attention_args arguments(const problem *p, answer *a, mf_query_chunk *
                                .dq_ld = p->q_ld};
 }
 
-/* Forward, delta and backward, its key chunks in `calls` calls. */
+static void copy_o(const problem *p, float *o) {
+    for (int64_t i = 0; i < q_count(p); i++)
+        o[i] = p->type == MF_F32 ? ((float *)p->o_data)[i] : mf_f32_from_bf16(((uint16_t *)p->o_data)[i]);
+}
+
+/* Forward, delta and backward, the latter's key chunks in `calls` calls. */
 static answer solve(mf_device *device, const problem *p, int calls) {
     mf_query_chunk queries[CHUNKS];
     mf_key_chunk keys[CHUNKS];
@@ -226,8 +231,66 @@ static answer solve(mf_device *device, const problem *p, int calls) {
         args.key_chunks = end - first;
         ASSERT_OK(mf_attention_backward(device, &args));
     }
-    for (int64_t i = 0; i < q_count(p); i++)
-        a.o[i] = p->type == MF_F32 ? ((float *)p->o_data)[i] : mf_f32_from_bf16(((uint16_t *)p->o_data)[i]);
+    copy_o(p, a.o);
+    return a;
+}
+
+/* Cuts each chunk of keys in PIECES, empty ones where it is short. Returns how many there are. */
+static int cut_keys(const problem *p, const mf_key_chunk *keys, mf_key_chunk *pieces) {
+    int count = 0;
+    for (int c = 0; c < p->s.key_chunks; c++)
+        for (int i = 0; i < PIECES; i++, count++) {
+            int64_t first = keys[c].rows * i / PIECES, end = keys[c].rows * (i + 1) / PIECES;
+            size_t offset = (size_t)(first * p->kv_ld) * mf_dtype_bytes(p->type);
+            pieces[count] = keys[c];
+            pieces[count].rows = end - first;
+            pieces[count].position += first;
+            pieces[count].k = (const char *)keys[c].k + offset;
+            pieces[count].v = (const char *)keys[c].v + offset;
+        }
+    return count;
+}
+
+/* How pieces of keys come over several calls. */
+typedef enum dealing { IN_ORDER, BACKWARDS, ONE_BY_ONE, DEALINGS } dealing;
+
+static int call_of(dealing how, int piece, int count, int calls) {
+    if (how == ONE_BY_ONE) return piece % calls;
+    return how == IN_ORDER ? piece * calls / count : calls - 1 - piece * calls / count;
+}
+
+/* lse of -infinity, and NaN where a result is to come: none of it may be read. */
+static void forget(const problem *p, float *lse) {
+    size_t size = mf_dtype_bytes(p->type), row = (size_t)p->s.head_dim * size;
+    for (int64_t i = 0; i < p->s.batch * p->tokens; i++)
+        for (int64_t h = 0; h < p->s.heads; h++) {
+            lse[i * p->lse_ld + h] = -INFINITY;
+            if (isfinite(p->lse[i * p->lse_ld + h]))
+                memset((char *)p->o_data + (size_t)(i * p->q_ld) * size + (size_t)h * row, 0xff, row);
+        }
+}
+
+/* Forward alone, its keys over several calls: a first call that overwrites, or merging into nothing. */
+static answer solve_merged(mf_device *device, const problem *p, int calls, dealing how) {
+    mf_query_chunk queries[CHUNKS];
+    mf_key_chunk keys[CHUNKS], pieces[CHUNKS * PIECES], list[CHUNKS * PIECES];
+    answer a = {.o = take(q_count(p), sizeof(float)),
+                .lse = before("lse", lse_count(p)),
+                .dk = take(kv_count(p), sizeof(float)),
+                .dv = take(kv_count(p), sizeof(float))};
+    mf_attention_args args = arguments(p, &a, queries, keys);
+    int count = cut_keys(p, keys, pieces);
+    memset(p->o_data, 0, (size_t)q_count(p) * mf_dtype_bytes(p->type));
+    if (how != IN_ORDER) forget(p, a.lse);
+    args.keys = list;
+    for (int call = 0; call < calls; call++) {
+        args.key_chunks = 0;
+        for (int i = 0; i < count; i++)
+            if (call_of(how, i, count, calls) == call) list[args.key_chunks++] = pieces[i];
+        args.merge = how != IN_ORDER || call > 0;
+        ASSERT_OK(mf_attention_forward(device, &args));
+    }
+    copy_o(p, a.o);
     return a;
 }
 
@@ -246,15 +309,19 @@ static void expect_added(const char *name, const float *got, const double *expec
     free(added);
 }
 
-/* Padding of lse, which nothing may touch, counts as right. */
+/* Padding of lse, which nothing may touch, counts as right; so does -infinity where it should be. */
 static void expect_lse(const problem *p, const float *lse) {
     double *expected = take(lse_count(p), sizeof *expected);
-    float *untouched = before("lse", lse_count(p));
-    for (int64_t i = 0; i < lse_count(p); i++)
-        expected[i] = i % p->lse_ld < p->s.heads ? p->lse[i] : (double)untouched[i];
-    expect_near("lse", relative_error(lse_count(p), lse, expected), p->type);
+    float *untouched = before("lse", lse_count(p)), *got = take(lse_count(p), sizeof *got);
+    for (int64_t i = 0; i < lse_count(p); i++) {
+        bool blind = i % p->lse_ld < p->s.heads && p->lse[i] == -INFINITY && lse[i] == -INFINITY;
+        expected[i] = blind ? 0 : i % p->lse_ld < p->s.heads ? p->lse[i] : (double)untouched[i];
+        got[i] = blind ? 0 : lse[i];
+    }
+    expect_near("lse", relative_error(lse_count(p), got, expected), p->type);
     free(expected);
     free(untouched);
+    free(got);
 }
 
 static void expect_right(const problem *p, const answer *a) {
@@ -271,6 +338,21 @@ static void expect_same_bits(const problem *p, const answer *a, const answer *b)
     assert_memory_equal(a->dq, b->dq, (size_t)q_count(p) * sizeof(float));
     assert_memory_equal(a->dk, b->dk, (size_t)kv_count(p) * sizeof(float));
     assert_memory_equal(a->dv, b->dv, (size_t)kv_count(p) * sizeof(float));
+}
+
+static void expect_close_o(const problem *p, const answer *a, const answer *b) {
+    double *expected = take(q_count(p), sizeof *expected);
+    for (int64_t i = 0; i < q_count(p); i++) expected[i] = (double)b->o[i];
+    expect_near("o of several calls", relative_error(q_count(p), a->o, expected), p->type);
+    free(expected);
+}
+
+static void expect_merged(const problem *p, const answer *a, const answer *again, const answer *at_once) {
+    expect_near("o", relative_error(q_count(p), a->o, p->o), p->type);
+    expect_lse(p, a->lse);
+    expect_close_o(p, a, at_once);
+    assert_memory_equal(a->o, again->o, (size_t)q_count(p) * sizeof(float));
+    assert_memory_equal(a->lse, again->lse, (size_t)lse_count(p) * sizeof(float));
 }
 
 static mf_memory *memory;
@@ -291,6 +373,19 @@ static int close_devices(void **state) {
     return 0;
 }
 
+/* Keys over 2 to 5 calls: what one call with all of them finds. */
+static void check_merged(mf_device *device, const problem *p) {
+    answer at_once = solve(device, p, 1);
+    for (int i = 0; i < 4 * DEALINGS; i++) {
+        answer a = solve_merged(device, p, 2 + i % 4, (dealing)(i / 4));
+        answer again = solve_merged(device, p, 2 + i % 4, (dealing)(i / 4));
+        expect_merged(p, &a, &again, &at_once);
+        answer_close(&a);
+        answer_close(&again);
+    }
+    answer_close(&at_once);
+}
+
 /* Right on every number of threads, with the keys' gradients in one call or in several; the same bits when
  * repeated. */
 static void check_type(const shape *s, mf_dtype type) {
@@ -303,6 +398,7 @@ static void check_type(const shape *s, mf_dtype type) {
             answer_close(&a);
             answer_close(&again);
         }
+    for (int i = 0; i < DEVICES; i += 2) check_merged(devices[i], &p);
     problem_close(&p);
 }
 
@@ -431,18 +527,101 @@ static void nothing_to_do(void **state) {
     check(&no_batch);
 }
 
+/* Queries that see no key at all: some rows of a tile, whole tiles, a whole chunk. */
+static void queries_that_see_no_key(void **state) {
+    (void)state;
+    shape s = whole(2, 500, 4, 2, 8), chunks = whole(1, 0, 3, 1, 16), no_keys = whole(1, 20, 2, 1, 8);
+    s.keys[0] = (chunk){300, 200};
+    check(&s);
+    chunks.query_chunks = 3, chunks.key_chunks = 2;
+    chunks.queries[0] = (chunk){0, 40}, chunks.queries[1] = (chunk){40, 40},
+    chunks.queries[2] = (chunk){90, 9};
+    chunks.keys[0] = (chunk){200, 30}, chunks.keys[1] = (chunk){60, 20};
+    check(&chunks);
+    no_keys.key_chunks = 0;
+    check(&no_keys);
+}
+
+/* Keys later than every query, and no keys, and no queries: nothing is read or written, in any call. */
+static void calls_that_see_nothing(void **state) {
+    (void)state;
+    shape s = whole(2, 150, 4, 2, 8);
+    s.keys[0].position = 150;
+    problem p = problem_pose(&s, MF_F32);
+    mf_query_chunk queries[CHUNKS];
+    mf_key_chunk keys[CHUNKS];
+    answer a = {.lse = before("lse", lse_count(&p)),
+                .dq = before("dq", q_count(&p)),
+                .dk = before("dk", kv_count(&p)),
+                .dv = before("dv", kv_count(&p))};
+    mf_attention_args later = arguments(&p, &a, queries, keys), no_keys = later, no_queries = later;
+    float *o = before("o", q_count(&p)), *lse = before("lse", lse_count(&p)),
+          *dk = before("dk", kv_count(&p));
+    float *dq = before("dq", q_count(&p)), *dv = before("dv", kv_count(&p));
+    memcpy(p.o_data, o, (size_t)q_count(&p) * sizeof *o);
+    keys[0].k = keys[0].v = later.q = later.d_o = NULL;
+    no_keys.key_chunks = 0, no_keys.keys = NULL;
+    no_queries.query_chunks = 0, no_queries.queries = NULL;
+    mf_attention_args calls[] = {later, no_keys, no_queries};
+    for (int i = 0; i < 3 * DEVICES; i++) {
+        double flops = mf_device_flops(devices[i / 3]);
+        calls[i % 3].merge = true;
+        ASSERT_OK(mf_attention_forward(devices[i / 3], &calls[i % 3]));
+        ASSERT_OK(mf_attention_backward(devices[i / 3], &calls[i % 3]));
+        assert_true(mf_device_flops(devices[i / 3]) == flops);
+    }
+    assert_memory_equal(p.o_data, o, (size_t)q_count(&p) * sizeof *o);
+    assert_memory_equal(a.lse, lse, (size_t)lse_count(&p) * sizeof *lse);
+    assert_memory_equal(a.dq, dq, (size_t)q_count(&p) * sizeof *dq);
+    assert_memory_equal(a.dk, dk, (size_t)kv_count(&p) * sizeof *dk);
+    assert_memory_equal(a.dv, dv, (size_t)kv_count(&p) * sizeof *dv);
+    float *owned[] = {o, lse, dq, dk, dv};
+    for (int i = 0; i < 5; i++) free(owned[i]);
+    answer_close(&a);
+    problem_close(&p);
+}
+
+/* Of a tile whose later rows see this call's keys, the earlier rows keep o and lse to the bit. */
+static void rows_before_the_keys_stay(void **state) {
+    (void)state;
+    shape s = whole(1, 100, 2, 1, 8);
+    s.keys[0] = (chunk){60, 40};
+    problem p = problem_pose(&s, MF_F32);
+    mf_query_chunk queries[CHUNKS];
+    mf_key_chunk keys[CHUNKS];
+    answer a = {.lse = before("lse", lse_count(&p)), .dk = take(0, 1), .dv = take(0, 1)};
+    mf_attention_args args = arguments(&p, &a, queries, keys);
+    float *o = before("o", q_count(&p)), *lse = before("lse", lse_count(&p));
+    memcpy(p.o_data, o, (size_t)q_count(&p) * sizeof *o);
+    lse[3 * p.lse_ld] = a.lse[3 * p.lse_ld] = -INFINITY;
+    args.merge = true;
+    ASSERT_OK(mf_attention_forward(devices[0], &args));
+    for (int64_t i = 0; i < 100; i++) {
+        assert_int_equal(((float *)p.o_data)[i * p.q_ld] != o[i * p.q_ld], i >= 60);
+        assert_int_equal(a.lse[i * p.lse_ld] != lse[i * p.lse_ld], i >= 60);
+    }
+    assert_memory_equal(p.o_data, o, (size_t)(60 * p.q_ld) * sizeof *o);
+    assert_memory_equal(a.lse, lse, (size_t)(60 * p.lse_ld) * sizeof *lse);
+    free(o);
+    free(lse);
+    answer_close(&a);
+    problem_close(&p);
+}
+
 /* Tokens that see a NaN have NaN; those before it do not know of it. */
 static void nan_stays_nan(void **state) {
     (void)state;
     shape s = whole(1, 40, 1, 1, 8);
     problem p = problem_open(&s, MF_F32);
     ((float *)p.k_data)[39 * p.kv_ld] = NAN;
-    answer a = solve(devices[0], &p, 1);
-    for (int64_t i = 0; i < 40; i++) {
-        assert_int_equal(isnan(a.o[i * p.q_ld]) != 0, i == 39);
-        assert_int_equal(isnan(a.lse[i * p.lse_ld]) != 0, i == 39);
+    for (int how = IN_ORDER; how <= DEALINGS; how++) {
+        answer a = how < DEALINGS ? solve_merged(devices[0], &p, 3, (dealing)how) : solve(devices[0], &p, 1);
+        for (int64_t i = 0; i < 40; i++) {
+            assert_int_equal(isnan(a.o[i * p.q_ld]) != 0, i == 39);
+            assert_int_equal(isnan(a.lse[i * p.lse_ld]) != 0, i == 39);
+        }
+        answer_close(&a);
     }
-    answer_close(&a);
     problem_close(&p);
 }
 
@@ -455,11 +634,13 @@ static void large_scores(void **state) {
     memset(p.o, 0, (size_t)q_count(&p) * sizeof *p.o);
     for (int64_t i = 0; i < 70; i++)
         for (int64_t h = 0; h < 2; h++) reference_row(&p, 0, i, i, h);
-    answer a = solve(devices[0], &p, 1);
-    expect_near("o", relative_error(q_count(&p), a.o, p.o) * 0.01,
-                MF_F32); /* rounding of scores, times scores */
-    expect_lse(&p, a.lse);
-    answer_close(&a);
+    for (int calls = 1; calls <= 5; calls++) {
+        answer a = calls == 1 ? solve(devices[0], &p, 1) : solve_merged(devices[0], &p, calls, BACKWARDS);
+        expect_near("o", relative_error(q_count(&p), a.o, p.o) * 0.01,
+                    MF_F32); /* rounding of scores, times scores */
+        expect_lse(&p, a.lse);
+        answer_close(&a);
+    }
     problem_close(&p);
 }
 
@@ -547,6 +728,40 @@ static void failed_allocations(void **state) {
     problem_close(&p);
 }
 
+static double pairs_seen(const shape *s) {
+    double pairs = 0;
+    for (int i = 0; i < s->query_chunks; i++)
+        for (int j = 0; j < s->key_chunks; j++)
+            for (int64_t q = 0; q < s->queries[i].rows; q++)
+                for (int64_t k = 0; k < s->keys[j].rows; k++)
+                    pairs += s->keys[j].position + k <= s->queries[i].position + q;
+    return pairs * (double)(s->batch * s->heads);
+}
+
+/* Rank `rank` of `ranks` in a zigzag of chunks of unlike sizes, its queries over all the keys. */
+static void count_operations(int ranks, int rank, int64_t unit) {
+    shape s = whole(2, 0, 3, 3, 8);
+    s.query_chunks = 2;
+    s.key_chunks = 2 * ranks;
+    for (int64_t i = 0, position = 0; i < s.key_chunks; position += s.keys[i++].rows)
+        s.keys[i] = (chunk){position, unit + i % 3};
+    s.queries[0] = s.keys[rank];
+    s.queries[1] = s.keys[s.key_chunks - 1 - rank];
+    problem p = problem_pose(&s, MF_F32);
+    double start = mf_device_flops(devices[0]);
+    answer a = solve(devices[0], &p, 1);
+    assert_true(mf_device_flops(devices[0]) - start == (4.0 + 10.0) * 8 * pairs_seen(&s));
+    answer_close(&a);
+    problem_close(&p);
+}
+
+static void operations_are_counted(void **state) {
+    (void)state;
+    for (int ranks = 1; 2 * ranks <= CHUNKS; ranks++)
+        for (int rank = 0; rank < ranks; rank++)
+            for (int64_t unit = 1; unit < 40; unit += 19) count_operations(ranks, rank, unit);
+}
+
 typedef struct rank_run {
     pthread_t thread;
     problem own; /* its outputs; inputs are shared */
@@ -599,11 +814,15 @@ int main(void) {
         cmocka_unit_test(both_types_of_products),
         cmocka_unit_test(sizes_of_heads),
         cmocka_unit_test(nothing_to_do),
+        cmocka_unit_test(queries_that_see_no_key),
+        cmocka_unit_test(calls_that_see_nothing),
+        cmocka_unit_test(rows_before_the_keys_stay),
         cmocka_unit_test(nan_stays_nan),
         cmocka_unit_test(large_scores),
         cmocka_unit_test(exponentials),
         cmocka_unit_test(workspace_is_as_predicted),
         cmocka_unit_test(failed_allocations),
+        cmocka_unit_test(operations_are_counted),
         cmocka_unit_test(ranks_as_threads),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);

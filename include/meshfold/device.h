@@ -75,11 +75,12 @@ typedef struct mf_attention_args {
     const mf_key_chunk *keys;
     const void *q; /* [batch, tokens, heads, head_dim], compute type, token to token q_ld */
     int64_t q_ld;
-    void *o; /* as q, token to token o_ld; forward: overwritten */
+    void *o; /* as q, token to token o_ld; forward: overwritten, or merged into */
     int64_t o_ld;
-    float *lse; /* [batch, tokens, heads], log of the softmax's sum, token to token lse_ld; forward:
-                   overwritten */
+    float *lse; /* [batch, tokens, heads], log of the softmax's sum, token to token lse_ld; forward: as o */
     int64_t lse_ld;
+    bool merge; /* forward: o and lse hold the result over the keys of earlier calls; add this call's */
+    bool o_f32; /* forward: o is f32 whatever the type, so that many calls round once */
     /* backward only */
     const void *d_o; /* gradient of o: as o, token to token do_ld, compute type */
     int64_t do_ld;
@@ -88,7 +89,11 @@ typedef struct mf_attention_args {
     int64_t dq_ld;
 } mf_attention_args;
 
-/* Every query must see at least one key of the list. Overwrites o and lse. Source: Dao, arXiv 2307.08691. */
+/* A query that sees no key of the list gets o = 0 and lse = -infinity; with merge it keeps its own. Merging
+ * (Liu et al., arXiv 2310.01889), where keys come over several calls and each call's result is o_new,
+ * lse_new: l = log(exp(lse) + exp(lse_new)), o = o exp(lse - l) + o_new exp(lse_new - l), lse = l. Where lse
+ * is -infinity the new result is taken as it is, whatever o holds. o is rounded to its type every call. The
+ * same threads give the same bits. Source: Dao, arXiv 2307.08691. */
 mf_status mf_attention_forward(mf_device *device, const mf_attention_args *args);
 /* Adds this list of keys' share to dq, and to each chunk's dk and dv; lse and delta are those of the whole
  * row, so the key chunks may come over several calls. The same threads give the same bits. */
@@ -153,8 +158,9 @@ typedef struct mf_embed_args {
     const int32_t *ids;
     const void *table;
     void *out;
-    /* backward: d_table: [rows, h] f32 += d_out: [n, h] f32, in the order of i */
-    const float *d_out;
+    /* backward: d_table: [rows, h] f32 += d_out: [n, h] f32 or compute type, in the order of i */
+    const void *d_out;
+    mf_dtype d_out_type;
     float *d_table;
 } mf_embed_args;
 mf_status mf_embed_forward(mf_device *device, const mf_embed_args *args);
@@ -175,6 +181,10 @@ typedef struct mf_xent_args {
 /* Begins the state of n rows. */
 mf_status mf_xent_begin(mf_device *device, const mf_xent_args *args);
 mf_status mf_xent_update(mf_device *device, const mf_xent_args *args);
+/* Overwrites the state of n rows with that over all columns, of which each part saw some, in the order of
+ * parts. states: [parts][3][n], each part's maximum, sum and label_logit; not args' own. A part that saw
+ * no column adds nothing; a NaN in a part comes through. MF_EINVAL for fewer than one part. */
+mf_status mf_xent_merge(mf_device *device, const mf_xent_args *args, int parts, const float *states);
 mf_status mf_xent_grad(mf_device *device, const mf_xent_args *args);
 /* *loss: sum over unmasked rows of log(sum) + maximum - label_logit, in double. Overwrites. */
 mf_status mf_xent_loss(mf_device *device, const mf_xent_args *args, double *loss);

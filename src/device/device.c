@@ -83,7 +83,8 @@ static double visible_pairs(const mf_attention_args *a) {
 }
 
 static mf_status check_attention(const mf_attention_args *a) {
-    if (a->batch < 0 || a->heads < 0 || a->kv_heads < 0 || a->head_dim < 1 || a->group < 1)
+    if (a->batch < 0 || a->heads < 0 || a->kv_heads < 0 || a->head_dim < 1 || a->group < 1 || a->tokens < 0 ||
+        a->query_chunks < 0 || a->key_chunks < 0)
         return MF_FAIL(MF_EINVAL, "attention with impossible sizes");
     if (a->heads > 0 && a->batch > 0) {
         int64_t low = a->first_head / a->group, high = (a->first_head + a->heads - 1) / a->group;
@@ -93,16 +94,20 @@ static mf_status check_attention(const mf_attention_args *a) {
     return MF_OK;
 }
 
+static bool no_queries(const mf_attention_args *a) {
+    return a->batch == 0 || a->heads == 0 || a->tokens == 0 || a->query_chunks == 0;
+}
+
 mf_status mf_attention_forward(mf_device *device, const mf_attention_args *a) {
     MF_TRY(check_attention(a));
-    if (a->batch == 0 || a->heads == 0 || a->tokens == 0) return MF_OK;
+    if (no_queries(a) || (a->merge && a->key_chunks == 0)) return MF_OK;
     device->flops += 4.0 * (double)a->head_dim * visible_pairs(a);
     return device->ops->attention_forward(device, a);
 }
 
 mf_status mf_attention_backward(mf_device *device, const mf_attention_args *a) {
     MF_TRY(check_attention(a));
-    if (a->batch == 0 || a->heads == 0 || a->tokens == 0) return MF_OK;
+    if (no_queries(a) || a->key_chunks == 0) return MF_OK;
     device->flops += 10.0 * (double)a->head_dim * visible_pairs(a);
     return device->ops->attention_backward(device, a);
 }
@@ -167,6 +172,8 @@ mf_status mf_embed_forward(mf_device *device, const mf_embed_args *args) {
 
 mf_status mf_embed_backward(mf_device *device, const mf_embed_args *args) {
     MF_TRY(check_embed(args));
+    if (args->d_out_type != MF_F32 && args->d_out_type != args->type)
+        return MF_FAIL(MF_EINVAL, "embedding's gradient of mixed types");
     return args->n == 0 || args->rows == 0 ? MF_OK : device->ops->embed_backward(device, args);
 }
 
@@ -178,6 +185,12 @@ mf_status mf_xent_begin(mf_device *device, const mf_xent_args *args) {
 mf_status mf_xent_update(mf_device *device, const mf_xent_args *args) {
     MF_TRY(check_dense("cross-entropy", args->n, args->width));
     return args->n == 0 || args->width == 0 ? MF_OK : device->ops->xent_update(device, args);
+}
+
+mf_status mf_xent_merge(mf_device *device, const mf_xent_args *args, int parts, const float *states) {
+    MF_TRY(check_dense("cross-entropy", args->n, args->width));
+    if (parts < 1) return MF_FAIL(MF_EINVAL, "cross-entropy merged of %d parts", parts);
+    return args->n == 0 ? MF_OK : device->ops->xent_merge(device, args, parts, states);
 }
 
 mf_status mf_xent_grad(mf_device *device, const mf_xent_args *args) {

@@ -26,6 +26,7 @@ typedef struct mf_device_ops {
     mf_status (*embed_backward)(mf_device *device, const mf_embed_args *args);
     mf_status (*xent_begin)(mf_device *device, const mf_xent_args *args);
     mf_status (*xent_update)(mf_device *device, const mf_xent_args *args);
+    mf_status (*xent_merge)(mf_device *device, const mf_xent_args *args, int parts, const float *states);
     mf_status (*xent_grad)(mf_device *device, const mf_xent_args *args);
     mf_status (*xent_loss)(mf_device *device, const mf_xent_args *args, double *loss);
     mf_status (*adamw)(mf_device *device, const mf_adamw_args *args);

@@ -172,7 +172,7 @@ static mf_status column_pairs(const backward_wave *wave, attention_lane *lane, b
 static mf_status wave_pairs(backward_wave *wave, attention_lane *lane) {
     const mf_attention_args *a = wave->job->args;
     int64_t before = 0;
-    for (int64_t number = 0; wave->cost && number < a->batch * a->kv_heads; number++) {
+    for (int64_t number = 0; number < a->batch * a->kv_heads; number++) {
         backward_column column = column_of(wave, number);
         bool first = owner(wave, before) == wave->lane;
         MF_TRY(column_pairs(wave, lane, &column, &before));
@@ -209,6 +209,7 @@ static void backward_lane(const attention_job *job, attention_lane *lane, int64_
     const attention_runs *keys = &job->attention->keys;
     for (int64_t i = 0; i < keys->count; i++) {
         int64_t cost = head_cost(job, &keys->run[i]);
+        if (cost == 0) continue; /* every lane finds the same */
         backward_wave wave = {job, &keys->run[i], cost, cost * a->heads * a->batch, lanes, index, -1};
         if (!lane->status) {
             lane->status = wave_pairs(&wave, lane);

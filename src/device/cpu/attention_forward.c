@@ -80,14 +80,24 @@ static mf_status meet_keys(const attention_job *job, attention_lane *lane, const
     return MF_OK;
 }
 
-static void begin_unit(const attention_job *job, attention_lane *lane, const forward_unit *unit) {
+static bool sees_keys(const attention_run *queries, const attention_runs *keys) {
+    int64_t end = queries->position + queries->rows;
+    for (int64_t i = 0; i < keys->count; i++)
+        if (keys->run[i].position < end) return true;
+    return false;
+}
+
+static void pack_unit(const attention_job *job, attention_lane *lane, const forward_unit *unit) {
     const mf_attention_args *a = job->args;
-    int64_t d = a->head_dim;
-    float *top = attention_at(lane, job->layout.row_a), *sum = attention_at(lane, job->layout.row_b);
     for (int i = 0; i < unit->count; i++) {
-        size_t q = job->layout.q + (size_t)(i * unit->stride * d) * mf_dtype_bytes(job->product);
+        size_t q = job->layout.q + (size_t)(i * unit->stride * a->head_dim) * mf_dtype_bytes(job->product);
         mf_cpu_attention_pack_queries(job, &unit->tiles[i], a->q, a->q_ld, attention_at(lane, q));
     }
+}
+
+static void begin_sums(const attention_job *job, attention_lane *lane, const forward_unit *unit) {
+    int64_t d = job->args->head_dim;
+    float *top = attention_at(lane, job->layout.row_a), *sum = attention_at(lane, job->layout.row_b);
     memset(attention_at(lane, job->layout.o), 0, (size_t)(unit->count * unit->stride * d) * sizeof(float));
     for (int64_t r = 0; r < unit->count * unit->stride; r++) {
         top[r] = -INFINITY;
@@ -95,25 +105,49 @@ static void begin_unit(const attention_job *job, attention_lane *lane, const for
     }
 }
 
-/* o: one row of f32 sums, divided and rounded to the compute type. */
-static void write_row(const mf_attention_args *a, float *o, float sum, int64_t at) {
-    mf_cpu_row_scale(o, a->head_dim, 1.0f / sum);
-    if (a->type == MF_F32)
+static bool writes_f32(const mf_attention_args *a) { return a->type == MF_F32 || a->o_f32; }
+
+/* Adds what the output at `at` holds of earlier calls' keys, whose lse is `earlier`, to a row o of this
+ * call's, whose lse is given. Returns the lse over both. Exponents are taken relative to the larger: no
+ * overflow. */
+static float merge_row(const mf_attention_args *a, float *o, int64_t at, float earlier, float lse) {
+    if (earlier == -INFINITY) return lse; /* not times 0: the output may hold anything yet */
+    float top = earlier > lse ? earlier : lse;
+    float kept = expf(earlier - top), added = expf(lse - top), all = kept + added;
+    if (writes_f32(a))
+        mf_cpu_row_mix_f32(o, added / all, (const float *)a->o + at, kept / all, a->head_dim);
+    else
+        mf_cpu_row_mix_bf16(o, added / all, (const uint16_t *)a->o + at, kept / all, a->head_dim);
+    return top + logf(all);
+}
+
+/* o: one row, rounded to the output's type. */
+static void write_row(const mf_attention_args *a, const float *o, int64_t at) {
+    if (writes_f32(a))
         memcpy((float *)a->o + at, o, (size_t)a->head_dim * sizeof *o);
     else
         mf_cpu_row_narrow((uint16_t *)a->o + at, o, a->head_dim);
 }
 
+/* o: a row's sums relative to top, divided by the sum of weights. */
+static void end_row(const mf_attention_args *a, float *o, float top, float sum, int64_t at, float *lse) {
+    bool blind = top == -INFINITY && sum == 0; /* scores of NaN or -infinity make a sum of NaN */
+    float now = top / MF_CPU_LOG2E + logf(sum);
+    if (blind && a->merge) return;
+    if (!blind) mf_cpu_row_scale(o, a->head_dim, 1.0f / sum);
+    *lse = a->merge ? merge_row(a, o, at, *lse, now) : now;
+    write_row(a, o, at);
+}
+
 static void end_tile(const attention_job *job, attention_lane *lane, const attention_tile *tile, int64_t at) {
     const mf_attention_args *a = job->args;
-    float *o = (float *)attention_at(lane, job->layout.o) + at * a->head_dim;
+    int64_t d = a->head_dim, rows = tile->run->rows;
+    float *o = (float *)attention_at(lane, job->layout.o) + at * d;
     const float *top = (float *)attention_at(lane, job->layout.row_a) + at;
     const float *sum = (float *)attention_at(lane, job->layout.row_b) + at;
-    int64_t rows = tile->run->rows;
     for (int64_t r = 0; r < tile->heads * rows; r++) {
         int64_t token = tile->batch * a->tokens + tile->run->row + r % rows, head = tile->head + r / rows;
-        write_row(a, o + r * a->head_dim, sum[r], token * a->o_ld + head * a->head_dim);
-        a->lse[token * a->lse_ld + head] = top[r] / MF_CPU_LOG2E + logf(sum[r]);
+        end_row(a, o + r * d, top[r], sum[r], token * a->o_ld + head * d, &a->lse[token * a->lse_ld + head]);
     }
 }
 
@@ -135,7 +169,10 @@ static forward_unit unit_of(const attention_job *job, int64_t number, int64_t bl
 static mf_status forward_work(const attention_job *job, attention_lane *lane, const forward_unit *unit) {
     const attention_runs *keys = &job->attention->keys;
     if (!unit->count) return MF_OK;
-    begin_unit(job, lane, unit);
+    bool sees = sees_keys(unit->tiles[0].run, keys);
+    if (!sees && job->args->merge) return MF_OK;
+    begin_sums(job, lane, unit);
+    if (sees) pack_unit(job, lane, unit);
     for (int64_t i = 0; i < keys->count; i++) MF_TRY(meet_keys(job, lane, unit, &keys->run[i]));
     for (int i = 0; i < unit->count; i++) end_tile(job, lane, &unit->tiles[i], i * unit->stride);
     return MF_OK;

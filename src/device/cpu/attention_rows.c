@@ -71,6 +71,14 @@ void mf_cpu_row_add(float *restrict out, const float *restrict in, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] += in[i];
 }
 
+void mf_cpu_row_mix_f32(float *restrict out, float keep, const float *restrict in, float add, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = out[i] * keep + in[i] * add;
+}
+
+void mf_cpu_row_mix_bf16(float *restrict out, float keep, const uint16_t *restrict in, float add, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = out[i] * keep + mf_f32_from_bf16(in[i]) * add;
+}
+
 void mf_cpu_row_narrow(uint16_t *restrict out, const float *restrict in, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = mf_bf16_from_f32(in[i]);
 }

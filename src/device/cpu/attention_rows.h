@@ -18,6 +18,9 @@ void mf_cpu_row_gradients(float *s, float *dp, const float *lse, const float *de
 void mf_cpu_row_scale(float *x, int64_t n, float factor);
 /* out += in */
 void mf_cpu_row_add(float *out, const float *in, int64_t n);
+/* out becomes out * keep + in * add. */
+void mf_cpu_row_mix_f32(float *out, float keep, const float *in, float add, int64_t n);
+void mf_cpu_row_mix_bf16(float *out, float keep, const uint16_t *in, float add, int64_t n);
 /* f32 to bf16 and back. */
 void mf_cpu_row_narrow(uint16_t *out, const float *in, int64_t n);
 void mf_cpu_row_widen(float *out, const uint16_t *in, int64_t n);

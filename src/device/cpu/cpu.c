@@ -38,6 +38,7 @@ const mf_device_ops mf_device_cpu = {
     .embed_backward = mf_cpu_embed_backward,
     .xent_begin = mf_cpu_xent_begin,
     .xent_update = mf_cpu_xent_update,
+    .xent_merge = mf_cpu_xent_merge,
     .xent_grad = mf_cpu_xent_grad,
     .xent_loss = mf_cpu_xent_loss,
     .adamw = mf_cpu_adamw,

@@ -54,6 +54,7 @@ mf_status mf_cpu_embed_forward(mf_device *device, const mf_embed_args *args);
 mf_status mf_cpu_embed_backward(mf_device *device, const mf_embed_args *args);
 mf_status mf_cpu_xent_begin(mf_device *device, const mf_xent_args *args);
 mf_status mf_cpu_xent_update(mf_device *device, const mf_xent_args *args);
+mf_status mf_cpu_xent_merge(mf_device *device, const mf_xent_args *args, int parts, const float *states);
 mf_status mf_cpu_xent_grad(mf_device *device, const mf_xent_args *args);
 mf_status mf_cpu_xent_loss(mf_device *device, const mf_xent_args *args, double *loss);
 mf_status mf_cpu_adamw(mf_device *device, const mf_adamw_args *args);

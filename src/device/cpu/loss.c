@@ -16,6 +16,17 @@ mf_status mf_cpu_embed_forward(mf_device *device, const mf_embed_args *a) {
     return MF_OK;
 }
 
+/* out: [n] += d_out's n values from `at`. */
+static void add_run(const mf_embed_args *a, int64_t at, float *out, int64_t n) {
+    if (a->d_out_type == MF_F32) {
+        const float *in = (const float *)a->d_out + at;
+        for (int64_t c = 0; c < n; c++) out[c] += in[c];
+    } else {
+        const uint16_t *in = (const uint16_t *)a->d_out + at;
+        for (int64_t c = 0; c < n; c++) out[c] += mf_f32_from_bf16(in[c]);
+    }
+}
+
 mf_status mf_cpu_embed_backward(mf_device *device, const mf_embed_args *a) {
     const int64_t columns =
         128; /* one thread owns a run of columns: the order of sums is that of the tokens */
@@ -25,9 +36,7 @@ mf_status mf_cpu_embed_backward(mf_device *device, const mf_embed_args *a) {
         for (int64_t i = 0; i < a->n; i++) {
             int64_t row = a->ids[i] - a->first;
             if (row < 0 || row >= a->rows) continue;
-            const float *in = a->d_out + i * a->h;
-            float *out = a->d_table + row * a->h;
-            for (int64_t c = begin; c < end; c++) out[c] += in[c];
+            add_run(a, i * a->h + begin, a->d_table + row * a->h + begin, end - begin);
         }
     }
     return MF_OK;
@@ -68,6 +77,30 @@ mf_status mf_cpu_xent_update(mf_device *device, const mf_xent_args *a) {
         int64_t label = a->labels[t] - a->first;
         if (a->labels[t] >= 0 && label >= 0 && label < a->width) a->label_logit[t] = row[label];
     }
+    return MF_OK;
+}
+
+static void merge_row(const mf_xent_args *a, int64_t t, int parts, const float *states) {
+    float maximum = -INFINITY, sum = 0, label_logit = 0;
+    for (int i = 0; i < parts; i++) {
+        float part = states[3 * i * a->n + t];
+        maximum = part > maximum ? part : maximum;
+    }
+    for (int i = 0; i < parts; i++) {
+        const float *part = states + 3 * i * a->n + t;
+        label_logit += part[2 * a->n];
+        /* No column: where no part has one, the difference of the maxima would be NaN. */
+        if (part[0] == -INFINITY && part[a->n] == 0) continue;
+        sum += part[a->n] * mf_cpu_exp(part[0] - maximum);
+    }
+    a->maximum[t] = maximum;
+    a->sum[t] = sum;
+    a->label_logit[t] = label_logit;
+}
+
+mf_status mf_cpu_xent_merge(mf_device *device, const mf_xent_args *a, int parts, const float *states) {
+#pragma omp parallel for num_threads(device->threads)
+    for (int64_t t = 0; t < a->n; t++) merge_row(a, t, parts, states);
     return MF_OK;
 }
 
