@@ -93,7 +93,7 @@ static double median(const double *values, int n) {
 }
 
 static mf_status measure(variant *v, timing *t, int round, int steps) {
-    MF_TRY(mf_mesh_parse(v->mesh, &t->options.mesh));
+    MF_TRY(mf_layout_parse(v->mesh, &mf_layout_words_none, &t->options.mesh, &t->options.layout));
     t->options.threads = v->threads;
     t->options.adam.steps = steps + 1;
     v->rate[round] = square_rate(2);

@@ -13,16 +13,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { RANKS = 3, TEXT_BYTES = 1200, SEQ = 25, SEED = 3, RUN_LIMIT_S = 60 };
+enum { RANKS = 4, TEXT_BYTES = 1200, SEQ = 25, SEED = 3, RUN_LIMIT_S = 60 };
 
 /* Without recomputation in f32 every n up to EVERY fails (while a run is built up), then every FINE-th; in
  * the other modes every STRIDE-th. The strides are primes, so that they drift over the events of a step,
  * which recur, and each mode starts elsewhere. All n in all modes would take minutes, and so would these
  * under the thread sanitizer. */
 #if defined(__SANITIZE_THREAD__)
-enum { EVERY = 0, FINE = 17, STRIDE = 211 };
+enum { EVERY = 0, FINE = 17, STRIDE = 211, LAYOUT_STRIDE = 307 };
 #else
-enum { EVERY = 200, FINE = 3, STRIDE = 53 };
+enum { EVERY = 200, FINE = 3, STRIDE = 53, LAYOUT_STRIDE = 7 };
 #endif
 
 static char folder[64], model_file[96], config_file[96];
@@ -40,7 +40,9 @@ static void hung(int signal_number) {
 /* A run, how it ended on each rank, and what its observer saw. */
 typedef struct trial {
     mf_train_options options;
+    const char *mesh;
     bool no_borrow;
+    int stride; /* of injected failures; 0: by mode */
     uint8_t text[TEXT_BYTES];
     mf_status status[RANKS];
     mf_error error[RANKS];
@@ -91,8 +93,8 @@ static mf_status body(mf_world *world, void *argument) {
 
 static int ranks_of(const trial *t) { return mf_mesh_ranks(&t->options.mesh); }
 
-static const char *name_of(const trial *t, char text[64]) {
-    snprintf(text, 64, "%d ranks, %s, recompute %d, %s", ranks_of(t), mf_dtype_name(t->options.model.type),
+static const char *name_of(const trial *t, char text[128]) {
+    snprintf(text, 128, "%s, %s, recompute %d, %s", t->mesh, mf_dtype_name(t->options.model.type),
              (int)t->options.model.recompute, t->no_borrow ? "sent" : "borrowed");
     return text;
 }
@@ -100,7 +102,7 @@ static const char *name_of(const trial *t, char text[64]) {
 /* All ranks end alike, and the launch with them. It may fail before there are any. Whoever is not told of a
  * failure waits longer than this test does. */
 static mf_status run(trial *t) {
-    char name[64];
+    char name[128];
     mf_launch_options options = {
         .engine = "local", .ranks = ranks_of(t), .no_borrow = t->no_borrow, .timeout_s = 10 * RUN_LIMIT_S};
     t->ended = t->calls = 0;
@@ -124,6 +126,7 @@ static mf_status run(trial *t) {
 static trial *trial_make(const char *mesh, mf_dtype type, mf_recompute recompute, bool no_borrow) {
     trial *t = NULL;
     ASSERT_OK(mf_host_alloc(1, sizeof *t, &t));
+    t->mesh = mesh;
     t->no_borrow = no_borrow;
     t->options = (mf_train_options){.model = {.config = {.hidden = 16,
                                                          .layers = 2,
@@ -153,7 +156,7 @@ static trial *trial_make(const char *mesh, mf_dtype type, mf_recompute recompute
                                     .save_to = folder};
     for (int i = 0; i < TEXT_BYTES; i++)
         t->text[i] = (uint8_t)('a' + mf_random_u64(1, mf_random_key("text"), (uint64_t)i) % 20);
-    ASSERT_OK(mf_mesh_parse(mesh, &t->options.mesh));
+    ASSERT_OK(mf_layout_parse(mesh, &mf_layout_words_none, &t->options.mesh, &t->options.layout));
     ASSERT_OK(mf_dataset_make(&(mf_text){.bytes = t->text, .count = TEXT_BYTES}, SEQ, &t->options.data));
     ASSERT_OK(mf_train_check(&t->options));
     return t;
@@ -202,11 +205,16 @@ static void check_saved(const char *good, size_t good_bytes) {
     forget_saved();
 }
 
+static int64_t stride_at(const trial *t, int mode, int64_t n) {
+    if (t->stride) return t->stride;
+    return mode & 3 ? STRIDE : n < EVERY ? 1 : FINE;
+}
+
 static void fail_each(trial *t, int mode, mf_fault fault, mf_status expected, const char *good,
                       size_t good_bytes) {
-    char name[64];
+    char name[128];
     name_of(t, name);
-    for (int64_t n = mode & 3 ? mode : 1 + mode / 4;; n += mode & 3 ? STRIDE : n < EVERY ? 1 : FINE) {
+    for (int64_t n = mode & 3 ? mode : 1 + mode / 4;; n += stride_at(t, mode, n)) {
         snprintf(under_way, sizeof under_way, "%s: hangs when %s %lld fails\n", name,
                  fault == MF_FAULT_ALLOC ? "allocation" : "communication", (long long)n);
         mf_fault_arm(fault, n);
@@ -236,6 +244,34 @@ static void fail_in_mode(trial *t, int mode) {
 static void injected_failures(void **state) {
     (void)state;
     every_mode(fail_in_mode);
+}
+
+/* The paths that tsp by itself does not take: reductions, other exchanges and streams, replicas, several
+ * axes. */
+static void other_layouts_fail_alike(void **state) {
+    (void)state;
+    static const struct {
+        const char *mesh;
+        mf_dtype type;
+        mf_recompute recompute;
+        bool no_borrow;
+    } trials[] = {
+        {"tp=3", MF_BF16, MF_RECOMPUTE_NONE, false},
+        {"tp=2,reduction=scatter", MF_F32, MF_RECOMPUTE_BLOCK, false},
+        {"sp=3,exchange=ring", MF_BF16, MF_RECOMPUTE_NONE, true},
+        {"sp=3,exchange=ring", MF_F32, MF_RECOMPUTE_NONE, false},
+        {"sp=2,exchange=ulysses", MF_BF16, MF_RECOMPUTE_NONE, false},
+        {"sp=3,stream=gather", MF_BF16, MF_RECOMPUTE_ATTENTION, true},
+        {"tsp=3,attention-stream=ring", MF_F32, MF_RECOMPUTE_NONE, true},
+        {"dp=2,tp=2", MF_BF16, MF_RECOMPUTE_NONE, false},
+        {"tsp=2,sp=2,zero=0", MF_F32, MF_RECOMPUTE_NONE, false},
+    };
+    for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) {
+        trial *t = trial_make(trials[i].mesh, trials[i].type, trials[i].recompute, trials[i].no_borrow);
+        t->stride = LAYOUT_STRIDE;
+        fail_in_mode(t, (int)i + 1);
+        mf_host_free(t);
+    }
 }
 
 static void refuse_in_mode(trial *t, int mode) {
@@ -396,10 +432,13 @@ static void one_skipped_step_changes_nothing(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(injected_failures),        cmocka_unit_test(observer_ends_the_run),
-        cmocka_unit_test(model_cannot_be_saved),    cmocka_unit_test(poisoned_weights_end_the_run),
-        cmocka_unit_test(absurd_rate_ends_the_run), cmocka_unit_test(one_skipped_step_changes_nothing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(injected_failures),
+                                       cmocka_unit_test(other_layouts_fail_alike),
+                                       cmocka_unit_test(observer_ends_the_run),
+                                       cmocka_unit_test(model_cannot_be_saved),
+                                       cmocka_unit_test(poisoned_weights_end_the_run),
+                                       cmocka_unit_test(absurd_rate_ends_the_run),
+                                       cmocka_unit_test(one_skipped_step_changes_nothing)};
     snprintf(folder, sizeof folder, "%s/meshfold-faults-XXXXXX", P_tmpdir);
     if (!mkdtemp(folder)) return 1;
     snprintf(model_file, sizeof model_file, "%s/model.safetensors", folder);

@@ -1,4 +1,5 @@
-/* memory.c: what a rank of tsp=8 holds against one rank alone, by the accounted peaks. */
+/* memory.c: what a rank holds, by the accounted peaks: of tsp=8 against one rank alone and against the other
+ * layouts, of replicas, of gathered layers. */
 #include "support.h"
 
 #include "meshfold/train.h"
@@ -10,6 +11,7 @@ enum { RANKS = 8 };
 typedef struct measured {
     mf_model_options options;
     mf_mesh_spec mesh;
+    mf_layout layout;
     mf_memory_stats worst; /* of all ranks, category by category; filled under the rank's own index */
     mf_memory_stats rank[RANKS];
     bool step; /* run a forward and backward; else build only */
@@ -22,12 +24,13 @@ static mf_status run_once(measured *m, mf_model *model, mf_device *device, mf_me
     double loss = 0;
     mf_status status = MF_OK;
     MF_GO(mf_buffer_alloc(memory, MF_WORKSPACE, (size_t)tokens * sizeof(int32_t), "ids", &ids));
+    mf_gradient_call call = {.ids = ids.data, .labels = ids.data, .scale = 1, .last = true};
     MF_GO(mf_zero(device, ids.data, (size_t)tokens * sizeof(int32_t)));
     MF_GO(mf_zero(device, state.cut_weights, (size_t)state.cut * mf_dtype_bytes(state.type)));
     MF_GO(mf_zero(device, state.replicated_weights, (size_t)state.replicated * sizeof(float)));
-    MF_GO(mf_barrier(mf_model_comm(model)));
-    MF_GO(mf_model_gradients(model, ids.data, ids.data, 1.0f, &loss));
-    MF_GO(mf_barrier(mf_model_comm(model)));
+    MF_GO(mf_barrier(mf_model_world(model)));
+    MF_GO(mf_model_gradients(model, &call, &loss));
+    MF_GO(mf_barrier(mf_model_world(model)));
 fail:
     mf_buffer_free(memory, &ids);
     return status;
@@ -44,7 +47,7 @@ static mf_status body(mf_world *world, void *argument) {
     MF_GO(mf_memory_create(NULL, &memory));
     MF_GO(mf_device_create("cpu", memory, 1, &device));
     MF_GO(mf_mesh_create(world, &m->mesh, &mesh));
-    MF_GO(mf_model_create(&m->options, mf_layout_find(&m->mesh), &mesh, device, &model));
+    MF_GO(mf_model_create(&m->options, &m->layout, &mesh, device, &model));
     MF_GO(mf_optimizer_create(model, device, &(mf_adam_options){.steps = 1}, NULL, &optimizer));
     if (m->step) MF_GO(run_once(m, model, device, memory));
     m->rank[mf_world_rank(world)] = mf_memory_stats_get(memory);
@@ -60,7 +63,7 @@ fail:
 
 static measured measure(const char *mesh, const mf_model_options *options, bool no_borrow, bool step) {
     measured m = {.options = *options, .step = step};
-    ASSERT_OK(mf_mesh_parse(mesh, &m.mesh));
+    ASSERT_OK(mf_layout_parse(mesh, &mf_layout_words_none, &m.mesh, &m.layout));
     mf_launch_options launch = {.engine = "local", .ranks = mf_mesh_ranks(&m.mesh), .no_borrow = no_borrow};
     ASSERT_OK(mf_launch(&launch, body, &m));
     for (int rank = 0; rank < launch.ranks; rank++)
@@ -148,9 +151,78 @@ static void in_flight_is_two_shards_and_a_head_group(void **unused) {
     }
 }
 
+static int64_t largest_total(const measured *m) {
+    int64_t largest = 0;
+    for (int rank = 0; rank < mf_mesh_ranks(&m->mesh); rank++)
+        largest = mf_max(largest, m->rank[rank].peak_total);
+    return largest;
+}
+
+/* The paper's proportions (one key head a query head, F = 4), a step with all recomputed, everything sent. */
+static mf_model_options proportions(int64_t tokens) {
+    mf_model_options options = wide(MF_BF16);
+    options.config.hidden = 128;
+    options.config.layers = 6;
+    options.config.heads = options.config.kv_heads = 8;
+    options.config.head_dim = 16;
+    options.config.ffn = 512;
+    options.config.vocab = 256;
+    options.recompute = MF_RECOMPUTE_BLOCK;
+    options.tokens = tokens;
+    return options;
+}
+
+static void tsp_holds_the_least(void **unused) {
+    (void)unused;
+    static const char *const others[] = {"tp=8",      "tp=8,reduction=scatter", "tp=4,sp=2",
+                                         "tp=2,sp=4", "sp=8,stream=gather",     "sp=8"};
+    for (int64_t tokens = 512; tokens <= 4096; tokens *= 8) {
+        mf_model_options options = proportions(tokens);
+        measured tsp = measure("tsp=8", &options, true, true);
+        for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+            measured other = measure(others[i], &options, true, true);
+            if (largest_total(&tsp) >= largest_total(&other))
+                fail_msg("%lld tokens: tsp=8 holds %lld bytes, %s %lld", (long long)tokens,
+                         (long long)largest_total(&tsp), others[i], (long long)largest_total(&other));
+        }
+    }
+}
+
+/* ZeRO-1: of the optimizer's state each replica has its share, and the norms' whole. */
+static void replicas_share_the_optimizer(void **unused) {
+    (void)unused;
+    mf_model_options options = wide(MF_BF16);
+    double norms = 2.0 * (double)((2 * options.config.layers + 1) * options.config.hidden) * sizeof(float);
+    measured alone = measure("single", &options, false, false);
+    double whole = (double)alone.worst.peak[MF_OPTIMIZER] - norms;
+    const char *const cut[] = {"dp=4", "sp=4", "dp=2,sp=2"};
+    for (int i = 0; i < 3; i++) {
+        measured m = measure(cut[i], &options, false, false);
+        at_most(cut[i], MF_BF16, m.worst.peak[MF_OPTIMIZER], 1.01 / 4 * whole + norms);
+    }
+    measured copied = measure("dp=4,zero=0", &options, false, false);
+    assert_true(copied.worst.peak[MF_OPTIMIZER] == alone.worst.peak[MF_OPTIMIZER]);
+}
+
+/* Gather: the part at work and the next, or the last one's gradient: at most a layer's two parts with two
+ * parts' gradients. */
+static void gather_has_a_layer_in_flight(void **unused) {
+    (void)unused;
+    mf_model_options options = wide(MF_BF16);
+    const mf_model_config *c = &options.config;
+    double h = (double)c->hidden, mlp = 3 * h * (double)c->ffn;
+    double attention = h * (double)(2 * c->heads + 2 * c->kv_heads) * (double)c->head_dim;
+    measured m = measure("sp=8,stream=gather", &options, false, true);
+    at_most("stream, gather", MF_BF16, m.worst.peak[MF_STREAM], (mlp + attention) * (2 + 4));
+    assert_true((double)m.worst.peak[MF_STREAM] > (mlp + attention) * 2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(state_is_one_share),
                                        cmocka_unit_test(activations_are_one_share),
-                                       cmocka_unit_test(in_flight_is_two_shards_and_a_head_group)};
+                                       cmocka_unit_test(in_flight_is_two_shards_and_a_head_group),
+                                       cmocka_unit_test(tsp_holds_the_least),
+                                       cmocka_unit_test(replicas_share_the_optimizer),
+                                       cmocka_unit_test(gather_has_a_layer_in_flight)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

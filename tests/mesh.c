@@ -1,6 +1,6 @@
 /* mesh.c: the mesh's text, its groups and coordinates, and how sequences and heads are cut. */
 #include "support.h"
-#include "meshfold/mesh.h"
+#include "meshfold/schedule.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -73,7 +73,7 @@ static mf_status check_groups(const mf_mesh *mesh, int rank, int size) {
         EXPECT(groups[i] && strcmp(mf_comm_axis(groups[i]), names[i]) == 0);
         EXPECT(mf_comm_rank(groups[i]) == (i < 2 ? rank : 0) &&
                mf_comm_size(groups[i]) == (i < 2 ? size : 1));
-        MF_TRY(mf_allreduce_f32(groups[i], &sum, 1));
+        MF_TRY(mf_allreduce(groups[i], &sum, 1, MF_F32, NULL));
         EXPECT(sum == (i < 2 ? (float)(size * (size + 1) / 2) : (float)(rank + 1)));
     }
     EXPECT(mesh->coords[0] == rank);
@@ -116,11 +116,11 @@ static mf_status on_two_axes(mf_world *world, void *argument) {
     mf_mesh mesh;
     MF_TRY(mf_mesh_create(world, &spec, &mesh));
     EXPECT(mesh.coords[0] == rank / 3 && mesh.coords[1] == rank % 3);
-    MF_TRY(mf_allreduce_f32(mf_mesh_axis(&mesh, "outer"), &outer, 1));
-    MF_TRY(mf_allreduce_f32(mf_mesh_axis(&mesh, "inner"), &inner, 1));
+    MF_TRY(mf_allreduce(mf_mesh_axis(&mesh, "outer"), &outer, 1, MF_F32, NULL));
+    MF_TRY(mf_allreduce(mf_mesh_axis(&mesh, "inner"), &inner, 1, MF_F32, NULL));
     EXPECT(outer == (float)(2 * (rank % 3) + 3));
     EXPECT(inner == (float)(rank / 3 * 9 + 3));
-    EXPECT(mf_comm_rank(mesh.comm[0]) == rank / 3 && mf_comm_rank(mesh.comm[1]) == rank % 3);
+    EXPECT(mf_comm_rank(mesh.group[1]) == rank / 3 && mf_comm_rank(mesh.group[2]) == rank % 3);
     mf_mesh_destroy(&mesh);
     return MF_OK;
 }
@@ -256,6 +256,133 @@ static void test_cut_is_balanced(void **state) {
         }
 }
 
+/* Sets of axes. */
+
+static mf_status check_joint(mf_mesh *mesh, mf_axes axes, const char *name, const int *ranks, int size) {
+    mf_comm *group = NULL, *again = NULL;
+    int own = -1;
+    float sum = 0, expected = 0;
+    MF_TRY(mf_mesh_group(mesh, axes, &group));
+    MF_TRY(mf_mesh_group(mesh, axes, &again));
+    EXPECT(group == again && strcmp(mf_comm_axis(group), name) == 0 && mf_comm_size(group) == size);
+    for (int i = 0; i < size; i++) {
+        if (ranks[i] == mf_world_rank(mesh->launched)) own = i;
+        expected += (float)ranks[i];
+    }
+    sum = (float)mf_world_rank(mesh->launched);
+    MF_TRY(mf_allreduce(group, &sum, 1, MF_F32, NULL));
+    EXPECT(own == mf_comm_rank(group) && sum == expected);
+    return MF_OK;
+}
+
+static mf_status joint_body(mf_world *world, void *argument) {
+    mf_mesh_spec spec;
+    mf_mesh mesh;
+    (void)argument;
+    MF_TRY(mf_mesh_parse("dp=2,tp=1,sp=2,tsp=2", &spec));
+    EXPECT(mf_mesh_find(&spec, "sp") == 4 && mf_mesh_find(&spec, "ep") == 0);
+    EXPECT(mf_axes_ranks(&spec, 1 | 4) == 4 && mf_axes_ranks(&spec, 0) == 1);
+    MF_TRY(mf_mesh_create(world, &spec, &mesh));
+    int r = mf_world_rank(world), dp_sp[4], sp_tsp[4];
+    for (int i = 0; i < 4; i++) {
+        dp_sp[i] = i / 2 * 4 + i % 2 * 2 + r % 2;
+        sp_tsp[i] = r / 4 * 4 + i;
+    }
+    MF_TRY(check_joint(&mesh, 1 | 4, "dp+sp", dp_sp, 4));
+    MF_TRY(check_joint(&mesh, 4 | 8 | 2, "sp+tsp", sp_tsp, 4)); /* an axis of one rank adds nothing */
+    MF_TRY(check_joint(&mesh, 8 | 2, "tsp", (int[]){r / 2 * 2, r / 2 * 2 + 1}, 2));
+    MF_TRY(check_joint(&mesh, 2, "self", &r, 1));
+    MF_TRY(mf_barrier(mesh.world));
+    mf_mesh_destroy(&mesh);
+    return MF_OK;
+}
+
+static void test_joint_groups(void **state) {
+    (void)state;
+    mf_launch_options options = {.engine = "local", .ranks = 8};
+    ASSERT_OK(mf_launch(&options, joint_body, NULL));
+}
+
+/* Layouts. */
+
+static mf_layout laid_out(const char *text) {
+    mf_mesh_spec mesh;
+    mf_layout layout = {0};
+    if (mf_layout_parse(text, &mf_layout_words_none, &mesh, &layout))
+        fail_msg("%s: %s", text, mf_error_last()->message);
+    return layout;
+}
+
+static void test_layouts_by_axes(void **state) {
+    (void)state;
+    mf_layout single = laid_out("single"), tsp = laid_out("tsp=4"), tp = laid_out("dp=2,tp=2,sp=2");
+    assert_true(single.attention == &mf_stream_resident && single.exchange == &mf_exchange_none);
+    assert_true(single.reduction == &mf_reduction_none && !single.stream && !single.sequence && !single.data);
+    assert_true(tsp.attention == &mf_stream_broadcast && tsp.mlp == &mf_stream_ring && tsp.stream == 1);
+    assert_true(tsp.vocabulary == &mf_stream_ring && tsp.exchange == &mf_exchange_allgather &&
+                tsp.sequence == 1);
+    assert_true(tp.data == 1 && tp.tensor == 2 && tp.sequence == 4 && !tp.stream && tp.cut_updates);
+    assert_true(tp.reduction == &mf_reduction_allreduce && tp.mlp == &mf_stream_resident);
+}
+
+static void test_layout_words(void **state) {
+    (void)state;
+    mf_layout zero3 = laid_out("exchange=ring,sp=4,stream=gather"),
+              mixed = laid_out("tsp=2,mlp-stream=broadcast");
+    assert_true(zero3.stream == 1 && zero3.sequence == 1 && zero3.exchange == &mf_exchange_ring);
+    assert_true(zero3.attention == &mf_stream_gather && zero3.mlp == &mf_stream_gather &&
+                zero3.vocabulary == &mf_stream_gather);
+    assert_true(mixed.mlp == &mf_stream_broadcast && mixed.attention == &mf_stream_broadcast);
+    assert_true(laid_out("sp=2,kv-bucket=3").kv_bucket == 3 && !laid_out("dp=2,zero=0").cut_updates);
+    assert_true(laid_out("tp=2,reduction=scatter").reduction == &mf_reduction_scatter);
+    assert_true(laid_out("sp=2,tsp=3,stream=gather").stream == 2);
+}
+
+static void test_layout_refuses(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *why;
+    } bad[] = {
+        {"", "\"\" is not an axis and its size"},
+        {"tp=2,", "\"\" is not an axis"},
+        {"tp=2,stream=gather", "needs an axis sp or tsp"},
+        {"tsp=2,stream=resident", "on tsp no stream can be resident"},
+        {"sp=2,attention-stream=gather", "both resident or both not"},
+        {"sp=2,stream=borrow", "stream can't be \"borrow\"; it is resident, gather, broadcast or ring"},
+        {"sp=2,mlp-stream=", "mlp-stream can't be \"\""},
+        {"tp=2,exchange=ring", "needs an axis that cuts the sequence"},
+        {"sp=2,exchange=none", "leaves queries without the keys of other ranks"},
+        {"sp=2,exchange=Ring", "exchange can't be \"Ring\""},
+        {"sp=2,reduction=scatter", "needs an axis tp"},
+        {"tp=2,reduction=none", "leaves partial sums"},
+        {"tsp=2,exchange=ulysses", "needs all heads at once"},
+        {"sp=2,exchange=ring,kv-bucket=2", "kv-bucket says how many heads exchange=allgather gathers"},
+        {"sp=2,kv-bucket=-1", "whole number from 0"},
+        {"dp=2,zero=2", "zero takes 0 or 1"},
+        {"dp=2,zero=1x", "zero takes 0 or 1"},
+        {"sp=2,sp=2", "axis sp is given twice"}};
+    mf_mesh_spec mesh;
+    mf_layout layout;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        ASSERT_FAILS(mf_layout_parse(bad[i].text, &mf_layout_words_none, &mesh, &layout), MF_EINVAL,
+                     bad[i].why);
+}
+
+/* A command's flags apply where a mesh has a use for them; as the only mesh's they must have one. */
+static void test_layout_defaults(void **state) {
+    (void)state;
+    mf_mesh_spec mesh;
+    mf_layout layout;
+    mf_layout_words words = {.exchange = "ring", .reduction = "scatter", .kv_bucket = -1, .zero = 0};
+    ASSERT_OK(mf_layout_parse("single", &words, &mesh, &layout));
+    assert_true(layout.exchange == &mf_exchange_none && !layout.cut_updates);
+    ASSERT_OK(mf_layout_parse("tp=2,sp=2,exchange=ulysses", &words, &mesh, &layout));
+    assert_true(layout.exchange == &mf_exchange_ulysses && layout.reduction == &mf_reduction_scatter);
+    words.strict = true;
+    ASSERT_FAILS(mf_layout_parse("tp=2", &words, &mesh, &layout), MF_EINVAL, "exchange=ring needs an axis");
+    ASSERT_OK(mf_layout_parse("tp=2,sp=2", &words, &mesh, &layout));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parse),
@@ -266,6 +393,11 @@ int main(void) {
         cmocka_unit_test(test_cut_tiles),
         cmocka_unit_test(test_cut_is_a_zigzag),
         cmocka_unit_test(test_cut_is_balanced),
+        cmocka_unit_test(test_joint_groups),
+        cmocka_unit_test(test_layouts_by_axes),
+        cmocka_unit_test(test_layout_words),
+        cmocka_unit_test(test_layout_refuses),
+        cmocka_unit_test(test_layout_defaults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,32 +6,20 @@
 
 #include <stdlib.h>
 
-static void check(parity_run *run, bool no_borrow) {
-    mf_launch_options options = {
-        .engine = "local", .ranks = mf_mesh_ranks(&run->mesh), .no_borrow = no_borrow, .timeout_s = 60};
-    ASSERT_OK(mf_launch(&options, parity_body, run));
-    double tolerance = mf_tolerance(run->type);
-    if (run->loss_error < tolerance && run->worst < tolerance) return;
-    print_error("%s, %d ranks, %s, recompute %d, %s: loss error %.2e, worst gradient error %.2e (%s)\n",
-                run->shape->name, mf_mesh_ranks(&run->mesh), mf_dtype_name(run->type), (int)run->recompute,
-                no_borrow ? "sent" : "borrowed", run->loss_error, run->worst, run->worst_name);
-    fail();
-}
-
 static void every_shape(int ranks, mf_dtype type) {
     char mesh[16];
     snprintf(mesh, sizeof mesh, "tsp=%d", ranks);
     for (int i = 0; parity_case_at(i); i++) {
         parity_case shape = *parity_case_at(i);
-        parity_run run = {.shape = &shape, .type = type, .threads = 1};
-        ASSERT_OK(mf_mesh_parse(mesh, &run.mesh));
+        parity_run run = {.type = type, .threads = 1};
+        ASSERT_OK(parity_lay_out(&run, &shape, mesh));
         for (int no_borrow = 0; no_borrow < 2; no_borrow++) {
             for (int mode = MF_RECOMPUTE_NONE; mode <= MF_RECOMPUTE_BLOCK; mode++) {
                 run.recompute = (mf_recompute)mode;
-                check(&run, no_borrow);
+                parity_check(&run, no_borrow);
             }
             run.forward_only = true;
-            check(&run, no_borrow);
+            parity_check(&run, no_borrow);
             run.forward_only = false;
         }
     }
@@ -52,21 +40,21 @@ static void gradients_agree(void **state) {
 static void several_threads_a_rank(void **state) {
     (void)state;
     parity_case shape = *parity_case_at(4);
-    parity_run run = {.shape = &shape, .type = MF_F32, .threads = 3};
-    ASSERT_OK(mf_mesh_parse("tsp=2", &run.mesh));
-    check(&run, false);
-    check(&run, true);
+    parity_run run = {.type = MF_F32, .threads = 3};
+    ASSERT_OK(parity_lay_out(&run, &shape, "tsp=2"));
+    parity_check(&run, false);
+    parity_check(&run, true);
 }
 
 static void tiles_agree(void **state) {
     (void)state;
     parity_case shape = parity_long_case();
     for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
-        parity_run run = {.shape = &shape, .type = type, .threads = 1};
-        ASSERT_OK(mf_mesh_parse("tsp=2", &run.mesh));
-        check(&run, false);
+        parity_run run = {.type = type, .threads = 1};
+        ASSERT_OK(parity_lay_out(&run, &shape, "tsp=2"));
+        parity_check(&run, false);
         run.recompute = MF_RECOMPUTE_BLOCK;
-        check(&run, true);
+        parity_check(&run, true);
     }
 }
 #endif

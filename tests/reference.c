@@ -58,7 +58,8 @@ static mf_status build(mf_world *world, pair *p) {
     MF_TRY(mf_memory_create(NULL, &p->memory));
     MF_TRY(mf_device_create("cpu", p->memory, 1, &p->device));
     MF_TRY(mf_mesh_create(world, &(mf_mesh_spec){0}, &p->mesh));
-    MF_TRY(mf_model_create(&options, mf_layout_find(&p->mesh.spec), &p->mesh, p->device, &p->model));
+    mf_layout layout = mf_layout_of(&p->mesh.spec);
+    MF_TRY(mf_model_create(&options, &layout, &p->mesh, p->device, &p->model));
     p->state = mf_model_state_get(p->model);
     p->master = calloc((size_t)p->state.cut, sizeof(float));
     MF_TRY(mf_model_init(p->model, p->master));
@@ -78,7 +79,8 @@ static mf_status run(pair *p) {
     MF_TRY(mf_zero(p->device, p->state.replicated_grads, (size_t)p->state.replicated * 4));
     parity_tokens(&p->shape, p->ids, p->labels);
     double scale = parity_scale(&p->shape, p->labels);
-    MF_TRY(mf_model_gradients(p->model, p->ids, p->labels, (float)scale, &p->loss));
+    mf_gradient_call call = {.ids = p->ids, .labels = p->labels, .scale = (float)scale, .last = true};
+    MF_TRY(mf_model_gradients(p->model, &call, &p->loss));
     p->loss *= scale;
     return MF_OK;
 }

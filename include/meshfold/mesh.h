@@ -26,20 +26,37 @@ typedef struct mf_mesh_spec {
 mf_status mf_mesh_parse(const char *text, mf_mesh_spec *out);
 int mf_mesh_ranks(const mf_mesh_spec *spec);
 
+/* A set of a mesh's axes: bit i is axis i. */
+typedef unsigned mf_axes;
+/* The axis of this name; 0 where the mesh has none. */
+mf_axes mf_mesh_find(const mf_mesh_spec *spec, const char *name);
+/* Ranks of the set's axes together; 1 for none. */
+int mf_axes_ranks(const mf_mesh_spec *spec, mf_axes axes);
+/* The set's name: "tsp+sp", of axes of more than one rank; "self" where there is none. */
+enum { MF_AXES_NAME = 72 };
+void mf_axes_name(const mf_mesh_spec *spec, mf_axes axes, char name[MF_AXES_NAME]);
+
 /* Ranks are row-major in the axes, the last axis fastest. */
 typedef struct mf_mesh {
     mf_mesh_spec spec;
     int coords[MF_MESH_AXES];
-    mf_comm *comm[MF_MESH_AXES];
-    mf_comm *self;  /* a group of this rank alone */
-    mf_comm *world; /* all ranks */
+    mf_comm *group[1 << MF_MESH_AXES]; /* by set of axes: one axis each, others once they were asked for */
+    mf_comm *self;                     /* a group of this rank alone */
+    mf_comm *world;                    /* all ranks */
+    mf_world *launched;
 } mf_mesh;
 
 /* Collective over the world, whose size must be the mesh's. */
 mf_status mf_mesh_create(mf_world *world, const mf_mesh_spec *spec, mf_mesh *out);
+/* This rank as a mesh of its own, with the groups of `mesh`: valid as long, not to be destroyed. */
+mf_mesh mf_mesh_alone(const mf_mesh *mesh);
 /* Accepts a mesh that create left unfinished. */
 void mf_mesh_destroy(mf_mesh *mesh);
+/* The group of an axis; NULL: the mesh has no such axis. */
 mf_comm *mf_mesh_axis(const mf_mesh *mesh, const char *name);
+/* The ranks that differ from this one in these axes alone, row-major; named "tsp+sp". Owned by the mesh.
+ * Collective over the mesh when the set is asked for the first time. */
+mf_status mf_mesh_group(mf_mesh *mesh, mf_axes axes, mf_comm **out);
 
 /* Where share `index` of `parts` of n things begins: shares differ by at most one, and may be empty. Cutting
  * n and then n * g with the same parts keeps each group's first member with the group (model.h's grouped

@@ -5,7 +5,7 @@
  *     mf_model_options options = {.config = config, .batch = 1, .tokens = 8192, .seed = 1};
  *     MF_TRY(mf_model_create(&options, layout, &mesh, device, &model));   // collective
  *     MF_TRY(mf_model_init(model, master));
- *     MF_TRY(mf_model_gradients(model, ids, labels, scale, &loss));       // adds to the gradients
+ *     MF_TRY(mf_model_gradients(model, &call, &loss));                    // adds to the gradients
  *     mf_model_destroy(model);
  */
 #ifndef MESHFOLD_MODEL_H
@@ -57,8 +57,10 @@ typedef struct mf_model_options {
 
 typedef struct mf_model mf_model;
 
+/* What create refuses, known beforehand: MF_EINVAL names it. */
+mf_status mf_model_check(const mf_model_options *options, const mf_layout *layout, const mf_mesh_spec *mesh);
 /* Everything of the model that this rank holds. Collective over the mesh; device and mesh must outlive it. */
-mf_status mf_model_create(const mf_model_options *options, const mf_layout *layout, const mf_mesh *mesh,
+mf_status mf_model_create(const mf_model_options *options, const mf_layout *layout, mf_mesh *mesh,
                           mf_device *device, mf_model **out);
 /* Not collective; call it after a barrier or an error. Accepts NULL. */
 void mf_model_destroy(mf_model *model);
@@ -69,13 +71,20 @@ int64_t mf_model_rows(const mf_model *model);
 /* This rank's part of a sequence of `tokens` values: out: [rows]. */
 void mf_model_cut(const mf_model *model, const int32_t *sequence, int32_t *out);
 
-/* ids, labels: [batch, rows], this rank's tokens; a negative label is masked. *loss: this rank's sum over its
- * unmasked tokens. Collective. */
+/* ids, labels: [batch, rows], this rank's tokens; a negative label is masked. *loss: this rank's share of the
+ * sum over all unmasked tokens; the shares of all ranks add up to it. Collective. */
 mf_status mf_model_loss(mf_model *model, const int32_t *ids, const int32_t *labels, double *loss);
-/* The same, and += the gradient of scale * loss, summed over ranks for cut parameters; for replicated ones
- * (the norms) it is this rank's share. Collective. */
-mf_status mf_model_gradients(mf_model *model, const int32_t *ids, const int32_t *labels, float scale,
-                             double *loss);
+
+typedef struct mf_gradient_call {
+    const int32_t *ids, *labels;
+    float scale; /* of the loss */
+    bool last;   /* of the step: sums over the ranks that hold the same weights begin while earlier layers are
+                    at work */
+} mf_gradient_call;
+/* The same, and += the gradient of scale * loss. After the last call of a step the gradients are sums over
+ * all ranks, of cut parameters in the elements that this rank updates, of replicated ones (the norms) on
+ * every rank. Collective. */
+mf_status mf_model_gradients(mf_model *model, const mf_gradient_call *call, double *loss);
 
 /* A named parameter, and the slice of it that this rank holds. The names are Hugging Face's. */
 typedef struct mf_param_view {
@@ -84,6 +93,7 @@ typedef struct mf_param_view {
     bool replicated;
     int64_t first_row, slice_rows, first_col, slice_cols;
     int64_t offset; /* where the slice lies, dense, in the weights and gradients it belongs to, in elements */
+    int64_t shared_rows; /* leading rows of the slice that another rank has too, and counts */
 } mf_param_view;
 int mf_model_params(const mf_model *model);
 mf_param_view mf_model_param(const mf_model *model, int index);
@@ -91,13 +101,24 @@ mf_param_view mf_model_param(const mf_model *model, int index);
 /* This rank's flat arrays: cut parameters, and replicated ones (always f32). */
 typedef struct mf_model_state {
     int64_t cut, replicated; /* elements */
+    int64_t first, count;    /* of the cut ones, those that this rank updates */
+    bool writes;             /* of the ranks that hold the same, this is the first */
     mf_dtype type;
     void *cut_weights; /* [cut] compute type */
     float *cut_grads, *replicated_weights, *replicated_grads;
 } mf_model_state;
 mf_model_state mf_model_state_get(mf_model *model);
-/* The group over which cut parameters are cut and replicated gradients are summed. */
-mf_comm *mf_model_comm(const mf_model *model);
+/* After an update of the elements that each rank updates: gives them to the ranks that hold the same weights.
+ * Collective. */
+mf_status mf_model_share_updates(mf_model *model);
+/* All ranks of the mesh. */
+mf_comm *mf_model_world(const mf_model *model);
+/* Sum of squares of the cut gradients that this rank updates, each parameter's element counted on one rank.
+ */
+mf_status mf_model_grad_squares(mf_model *model, double *sum);
+/* A parameter's whole gradient: [rows, cols] f32, complete on rank 0, scratch on the others. After the last
+ * call of a step. Collective. */
+mf_status mf_model_collect_gradient(mf_model *model, int param, float *whole);
 
 /* Fills master: [cut] f32 and the replicated weights with their initial values, which depend on the seed, the
  * name and the global index only. Deviation initializer_range; projections into the residual stream are

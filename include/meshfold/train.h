@@ -38,22 +38,21 @@ typedef struct mf_optimizer mf_optimizer;
 mf_status mf_optimizer_create(mf_model *model, mf_device *device, const mf_adam_options *options,
                               const char *init_from, mf_optimizer **out);
 void mf_optimizer_destroy(mf_optimizer *optimizer);
-/* This rank's f32 weights of the cut parameters: [cut]. */
-const float *mf_optimizer_master(const mf_optimizer *optimizer);
 
 typedef struct mf_update {
-    double loss;      /* in: this rank's sum; out: the mean over all ranks' unmasked tokens */
+    double loss;      /* in: this rank's share of the sum; out: the mean over all unmasked tokens */
     double grad_norm; /* global, before clipping */
     float lr;
     bool skipped; /* loss or gradient was not finite: weights are as they were */
 } mf_update;
-/* Sums replicated gradients, finds the global norm, clips, updates the weights, clears the gradients.
- * Collective. scale: the loss's (1 / unmasked tokens of the step). */
+/* Finds the global gradient norm, clips, updates the weights, gives them to the ranks that hold the same
+ * ones, clears the gradients. Collective. scale: the loss's (1 / unmasked tokens of the step). */
 mf_status mf_optimizer_step(mf_optimizer *optimizer, int64_t step, double scale, mf_update *update);
 
 typedef struct mf_train_options {
     mf_model_options model; /* batch and tokens are those of a micro-batch */
     mf_mesh_spec mesh;
+    mf_layout layout;
     mf_adam_options adam;
     int64_t accumulate;    /* micro-batches a step */
     int64_t eval_every;    /* steps; 0: at the end only */
@@ -75,7 +74,7 @@ typedef struct mf_step_metrics {
     double left_s;
 } mf_step_metrics;
 
-enum { MF_AXIS_NAME = 16 };
+enum { MF_AXIS_NAME = MF_AXES_NAME, MF_GROUPS = 12 };
 typedef struct mf_rank_report {
     int rank, coords[MF_MESH_AXES];
     int64_t tokens; /* of each sequence */
@@ -85,8 +84,21 @@ typedef struct mf_rank_report {
     struct {
         char axis[MF_AXIS_NAME];
         mf_comm_stat stat[MF_COMM_OPS];
-    } group[MF_MESH_AXES + 2]; /* of the last step */
+    } group[MF_GROUPS]; /* of the last step */
 } mf_rank_report;
+
+/* What the formulas of docs/volumes.md say that a rank sends, or reads in place, in one call of
+ * mf_model_loss, or of mf_model_gradients with `last` and the sharing of updates after it: bytes by the ring
+ * convention, the mean over ranks. Exact where all sizes divide. */
+typedef struct mf_volume {
+    int groups;
+    struct {
+        char axis[MF_AXIS_NAME];
+        double bytes[MF_COMM_OPS]; /* by mf_comm_op */
+    } group[MF_GROUPS];
+} mf_volume;
+void mf_volume_predict(const mf_model_options *model, const mf_layout *layout, const mf_mesh_spec *mesh,
+                       mf_volume *out);
 
 typedef struct mf_train_summary {
     double loss_first, loss_last, loss_eval;
@@ -114,11 +126,99 @@ mf_status mf_train_check(const mf_train_options *options);
  * row. */
 mf_status mf_train(mf_world *world, const mf_train_options *options, const mf_train_observer *observer);
 
-/* Reads this rank's slices of a Hugging Face model folder into master: [cut] f32 and the model's replicated
- * weights. MF_EFORMAT names the tensor that is missing or of another shape. */
-mf_status mf_model_load(mf_model *model, const char *folder, float *master);
-/* Writes model.safetensors and config.json to a folder. Collective over `world`: each rank writes its slices.
+typedef struct mf_measure_options {
+    mf_model_options model; /* batch: of each replica; forward_only: a step is mf_model_loss alone */
+    mf_mesh_spec mesh;
+    mf_layout layout;
+    int threads;   /* per rank */
+    int64_t steps; /* that are timed; one more before them warms up */
+} mf_measure_options;
+
+typedef struct mf_measure_result {
+    double *step_s;    /* [steps] as rank 0 sees them, from a barrier to a barrier */
+    double flops;      /* of a step, model FLOPs over all ranks */
+    double peak_flops; /* measured before the first step, all ranks' threads */
+    int64_t tokens;    /* of a step, all replicas' */
+    int ranks;
+    mf_rank_report *rank; /* [ranks] transfers are the last step's */
+} mf_measure_result;
+
+/* Times steps on random tokens: forward, backward and update, as mf_train does them with the same memory.
+ * *result, empty before, is filled on rank 0; free it after an error too. Collective over the world, whose
+ * size is the mesh's. MF_ENONFINITE when an update had to be skipped. */
+mf_status mf_measure(mf_world *world, const mf_measure_options *options, mf_measure_result *result);
+void mf_measure_free(mf_measure_result *result);
+
+/* One layout's loss and gradients, to be held against another's:
+ *
+ *     mf_verify_reference reference = {0};
+ *     mf_verify_errors errors = {0};
+ *     mf_verify_observer keep = mf_verify_keep(&reference);
+ *     MF_GO(mf_verify_run(world, &single, &keep));          // from the body of mf_launch
+ *     mf_verify_observer compare = mf_verify_compare(&reference, &errors);
+ *     MF_GO(mf_verify_run(world, &tsp, &compare));          // errors.param[i]
  */
-mf_status mf_model_save(mf_model *model, mf_comm *world, const float *master, const char *folder);
+typedef struct mf_verify_options {
+    mf_model_options model; /* batch: of a replica, at once */
+    mf_mesh_spec mesh;
+    mf_layout layout;
+    int threads;                 /* per rank */
+    const char *init_from;       /* a model folder, or NULL: weights from the seed */
+    int64_t sequences;           /* of all replicas together: a multiple of batch * replicas */
+    const int32_t *ids, *labels; /* [sequences, tokens], the same on every rank; a negative label is masked */
+} mf_verify_options;
+
+/* Used on rank 0 of the world alone: `started` is called once, then `gradient` for each parameter in order;
+ * an error ends the run. */
+typedef struct mf_verify_observer {
+    void *context;
+    /* loss: the mean over all unmasked tokens */
+    mf_status (*started)(void *context, int params, double loss, double grad_norm);
+    /* whole: [rows, cols] f32, valid during the call */
+    mf_status (*gradient)(void *context, int param, const mf_param_view *view, const float *whole);
+} mf_verify_observer;
+
+/* Builds the model, finds loss and gradients of all sequences, hands them over, takes the model down.
+ * Collective over the world, whose size is the mesh's; a mesh of one rank may run in any world: then every
+ * rank computes it, alone. */
+mf_status mf_verify_run(mf_world *world, const mf_verify_options *options,
+                        const mf_verify_observer *observer);
+
+/* What others are compared with. */
+typedef struct mf_verify_param {
+    char *name;
+    int64_t elements;
+    float *gradient; /* [elements] */
+    double norm;
+} mf_verify_param;
+typedef struct mf_verify_reference {
+    int params;
+    mf_verify_param *param; /* [params] */
+    double largest;         /* of the parameters' norms */
+    double loss, grad_norm;
+} mf_verify_reference;
+/* Keeps everything in *out, which must be empty, outlive the observer, and be freed after an error too.
+ * MF_ENONFINITE names the parameter. */
+mf_verify_observer mf_verify_keep(mf_verify_reference *out);
+void mf_verify_reference_free(mf_verify_reference *reference);
+
+/* Relative errors: the norm of a gradient's difference over the reference's norm, or over the largest
+ * parameter's where the reference's is below 1e-5 of that. */
+typedef struct mf_verify_errors {
+    const mf_verify_reference *reference;
+    double loss, grad_norm; /* themselves */
+    double loss_error, grad_norm_error;
+    double *param; /* [reference's params] */
+} mf_verify_errors;
+/* As mf_verify_keep; the reference must outlive *out. MF_EINVAL when its parameters are others. */
+mf_verify_observer mf_verify_compare(const mf_verify_reference *reference, mf_verify_errors *out);
+void mf_verify_errors_free(mf_verify_errors *errors);
+
+/* Reads this rank's slices of a Hugging Face model folder into master: [cut] f32 and the model's replicated
+ * weights. MF_EFORMAT names the tensor that is missing or of another shape. Collective. */
+mf_status mf_model_load(mf_model *model, const char *folder, float *master);
+/* Writes model.safetensors and config.json to a folder, each rank its slices; ranks that hold the same write
+ * once. Gradients, which must be zero, are zero again after. Collective. */
+mf_status mf_model_save(mf_model *model, mf_device *device, const char *folder);
 
 #endif

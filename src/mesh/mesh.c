@@ -7,7 +7,7 @@
 
 enum { RANKS_MAX = 1 << 20 };
 
-static const char *const known_axes[] = {"tsp"};
+static const char *const known_axes[] = {"dp", "tp", "sp", "tsp"};
 
 static bool axis_known(const char *name, size_t length) {
     for (size_t i = 0; i < sizeof known_axes / sizeof *known_axes; i++)
@@ -26,7 +26,7 @@ static mf_status parse_axis(const char *whole, const char *text, size_t length, 
         return MF_FAIL(MF_EINVAL, "--mesh: \"%.*s\" is not an axis and its size, as in tsp=4", shown, text);
     size_t name_length = (size_t)(equals - text);
     if (!axis_known(text, name_length))
-        return MF_FAIL(MF_EINVAL, MESH "no axis is called \"%.*s\"; this version has: tsp", whole,
+        return MF_FAIL(MF_EINVAL, MESH "no axis is called \"%.*s\"; this version has: dp, tp, sp, tsp", whole,
                        (int)name_length, text);
     for (int i = 0; i < out->axes; i++)
         if (strlen(out->axis[i].name) == name_length && memcmp(out->axis[i].name, text, name_length) == 0)
@@ -62,46 +62,116 @@ int mf_mesh_ranks(const mf_mesh_spec *spec) {
     return ranks;
 }
 
-/* The group of ranks first, first + stride, ... */
-static mf_status group_create(mf_world *world, const char *name, int first, int stride, int size,
-                              mf_comm **out) {
+mf_axes mf_mesh_find(const mf_mesh_spec *spec, const char *name) {
+    for (int i = 0; i < spec->axes; i++)
+        if (strcmp(spec->axis[i].name, name) == 0) return 1u << i;
+    return 0;
+}
+
+int mf_axes_ranks(const mf_mesh_spec *spec, mf_axes axes) {
+    int ranks = 1;
+    for (int i = 0; i < spec->axes; i++)
+        if (axes >> i & 1) ranks *= spec->axis[i].size;
+    return ranks;
+}
+
+/* World ranks from one to the next along an axis. */
+static int stride_of(const mf_mesh_spec *spec, int axis) {
+    int stride = 1;
+    for (int i = axis + 1; i < spec->axes; i++) stride *= spec->axis[i].size;
+    return stride;
+}
+
+/* Axes of one rank add nothing to a group. */
+static mf_axes longer_than_one(const mf_mesh_spec *spec, mf_axes axes) {
+    for (int i = 0; i < spec->axes; i++)
+        if (spec->axis[i].size == 1) axes &= ~(1u << i);
+    return axes;
+}
+
+void mf_axes_name(const mf_mesh_spec *spec, mf_axes axes, char name[MF_AXES_NAME]) {
+    size_t used = 0;
+    mf_axes long_ones = longer_than_one(spec, axes);
+    for (int i = 0; i < spec->axes; i++)
+        if (long_ones >> i & 1)
+            used += (size_t)snprintf(name + used, MF_AXES_NAME - used, "%s%s", used ? "+" : "",
+                                     spec->axis[i].name);
+    if (!used) snprintf(name, MF_AXES_NAME, "self");
+}
+
+/* The rank whose place on the axes, counted row-major, is `index`, and which is elsewhere where this one is.
+ */
+static int member_of(const mf_mesh *mesh, mf_axes axes, int index) {
+    int rank = 0;
+    for (int i = mesh->spec.axes - 1; i >= 0; i--) {
+        int at = mesh->coords[i];
+        if (axes >> i & 1) {
+            at = index % mesh->spec.axis[i].size;
+            index /= mesh->spec.axis[i].size;
+        }
+        rank += at * stride_of(&mesh->spec, i);
+    }
+    return rank;
+}
+
+static mf_status group_create(mf_mesh *mesh, mf_axes axes, const char *name, mf_comm **out) {
     mf_status status = MF_OK;
-    int *ranks = NULL;
+    int *ranks = NULL, size = mf_axes_ranks(&mesh->spec, axes);
     MF_TRY(mf_host_alloc((size_t)size, sizeof *ranks, &ranks));
-    for (int i = 0; i < size; i++) ranks[i] = first + i * stride;
-    MF_GO(mf_comm_create(world, name, ranks, size, out));
+    for (int i = 0; i < size; i++) ranks[i] = member_of(mesh, axes, i);
+    MF_GO(mf_comm_create(mesh->launched, name, ranks, size, out));
 fail:
     mf_host_free(ranks);
     return status;
 }
 
+static mf_status common_groups(mf_mesh *mesh) {
+    mf_status status = MF_OK;
+    int rank = mf_world_rank(mesh->launched), size = mf_world_size(mesh->launched), *all = NULL;
+    MF_TRY(mf_host_alloc((size_t)size, sizeof *all, &all));
+    for (int i = 0; i < size; i++) all[i] = i;
+    MF_GO(mf_comm_create(mesh->launched, "self", &rank, 1, &mesh->self));
+    MF_GO(mf_comm_create(mesh->launched, "world", all, size, &mesh->world));
+fail:
+    mf_host_free(all);
+    return status;
+}
+
 mf_status mf_mesh_create(mf_world *world, const mf_mesh_spec *spec, mf_mesh *out) {
-    *out = (mf_mesh){.spec = *spec};
-    int ranks = mf_mesh_ranks(spec), rank = mf_world_rank(world), rest = rank, stride = 1;
+    *out = (mf_mesh){.spec = *spec, .launched = world};
+    int ranks = mf_mesh_ranks(spec), rank = mf_world_rank(world);
     if (ranks != mf_world_size(world))
         return MF_FAIL(MF_EINVAL, "the mesh has %d ranks, but %d were started", ranks, mf_world_size(world));
-    for (int i = spec->axes - 1; i >= 0; i--) {
-        out->coords[i] = rest % spec->axis[i].size;
-        rest /= spec->axis[i].size;
-    }
-    for (int i = spec->axes - 1; i >= 0; i--) {
-        int size = spec->axis[i].size, first = rank - out->coords[i] * stride;
-        MF_TRY(group_create(world, spec->axis[i].name, first, stride, size, &out->comm[i]));
-        stride *= spec->axis[i].size;
-    }
-    MF_TRY(group_create(world, "self", rank, 1, 1, &out->self));
-    return group_create(world, "world", 0, 1, ranks, &out->world);
+    for (int i = 0; i < spec->axes; i++) out->coords[i] = rank / stride_of(spec, i) % spec->axis[i].size;
+    for (int i = 0; i < spec->axes; i++)
+        MF_TRY(group_create(out, 1u << i, spec->axis[i].name, &out->group[1u << i]));
+    return common_groups(out);
+}
+
+mf_mesh mf_mesh_alone(const mf_mesh *mesh) {
+    return (mf_mesh){.self = mesh->self, .world = mesh->self, .launched = mesh->launched};
 }
 
 void mf_mesh_destroy(mf_mesh *mesh) {
-    for (int i = 0; i < mesh->spec.axes; i++) mf_comm_destroy(mesh->comm[i]);
+    for (int i = 0; i < 1 << MF_MESH_AXES; i++) mf_comm_destroy(mesh->group[i]);
     mf_comm_destroy(mesh->self);
     mf_comm_destroy(mesh->world);
     *mesh = (mf_mesh){0};
 }
 
 mf_comm *mf_mesh_axis(const mf_mesh *mesh, const char *name) {
-    for (int i = 0; i < mesh->spec.axes; i++)
-        if (strcmp(mesh->spec.axis[i].name, name) == 0) return mesh->comm[i];
-    return NULL;
+    return mesh->group[mf_mesh_find(&mesh->spec, name)];
+}
+
+mf_status mf_mesh_group(mf_mesh *mesh, mf_axes axes, mf_comm **out) {
+    axes = longer_than_one(&mesh->spec, axes);
+    if (!axes) {
+        *out = mesh->self;
+        return MF_OK;
+    }
+    char name[MF_AXES_NAME];
+    mf_axes_name(&mesh->spec, axes, name);
+    if (!mesh->group[axes]) MF_TRY(group_create(mesh, axes, name, &mesh->group[axes]));
+    *out = mesh->group[axes];
+    return MF_OK;
 }

@@ -20,14 +20,12 @@ static void choose_slots(mf_model *m) {
 static mf_status keep_activations(mf_model *m) {
     const mf_model_config *c = &m->config;
     size_t size = mf_dtype_bytes(m->options.type);
-    int64_t hidden = m->tokens * c->hidden, heads = m->attention_slots * m->tokens * c->heads;
+    int64_t hidden = m->reduction.held * c->hidden, ffn = mf_param_own(m, mf_layer_param(0, MF_WGATE)).count;
     MF_TRY(keep(m, m->x_slots * hidden, size, "block inputs", &m->x));
     MF_TRY(keep(m, m->middle_slots * hidden, size, "values between attention and MLP", &m->middle));
-    MF_TRY(keep(m, heads * c->head_dim, size, "queries", &m->q));
-    MF_TRY(keep(m, heads * c->head_dim, size, "attention's heads", &m->a));
-    MF_TRY(keep(m, heads, sizeof(float), "attention's log-sums", &m->lse));
-    MF_TRY(keep(m, m->mlp_slots * m->tokens * c->ffn, size, "the MLP's gates", &m->gate));
-    MF_TRY(keep(m, m->mlp_slots * m->tokens * c->ffn, size, "the MLP's ups", &m->up));
+    MF_TRY(keep(m, m->attention_slots * m->tokens * m->exchange.width, size, "attention's heads", &m->a));
+    MF_TRY(keep(m, m->mlp_slots * m->tokens * ffn, size, "the MLP's gates", &m->gate));
+    MF_TRY(keep(m, m->mlp_slots * m->tokens * ffn, size, "the MLP's ups", &m->up));
     if (!m->options.forward_only)
         MF_TRY(keep(m, hidden, sizeof(float), "gradient of the residual stream", &m->dx));
     return keep(m, m->rows * c->head_dim, sizeof(float), "rotary angles", &m->cos_sin);
@@ -35,8 +33,7 @@ static mf_status keep_activations(mf_model *m) {
 
 static mf_status fill_angles(mf_model *m) {
     mf_run runs[MF_RUNS];
-    int n =
-        mf_cut_runs(m->options.tokens, mf_comm_size(m->sequence_comm), mf_comm_rank(m->sequence_comm), runs);
+    int n = mf_cut_runs(m->options.tokens, mf_comm_size(m->sequence), mf_comm_rank(m->sequence), runs);
     for (int i = 0; i < n; i++)
         if (runs[i].rows)
             MF_TRY(mf_rope_table(m->device, runs[i].position, runs[i].rows, m->config.head_dim,
@@ -45,45 +42,89 @@ static mf_status fill_angles(mf_model *m) {
     return MF_OK;
 }
 
-static mf_status build(mf_model *m, const mf_mesh *mesh) {
-    const mf_model_options *o = &m->options;
-    m->comm = m->layout->weights_axis ? mf_mesh_axis(mesh, m->layout->weights_axis) : mesh->self;
-    m->sequence_comm = m->layout->sequence_axis ? mf_mesh_axis(mesh, m->layout->sequence_axis) : mesh->self;
-    m->shards = mf_comm_size(m->comm);
-    m->rows = mf_cut_rows(o->tokens, mf_comm_size(m->sequence_comm), mf_comm_rank(m->sequence_comm));
-    m->tokens = o->batch * m->rows;
-    choose_slots(m);
-    MF_TRY(mf_params_build(m));
-    MF_TRY(mf_store_create(m->comm, m->device, o->type, mf_params_elements(m, mf_comm_rank(m->comm)),
-                           !o->forward_only, &m->store));
+static mf_status join_groups(mf_model *m, mf_mesh *mesh) {
+    const mf_layout *l = &m->layout;
+    mf_axes all = (1u << mesh->spec.axes) - 1,
+            same_tokens = mf_reduction_scatters(l->reduction) ? 0 : l->tensor;
+    MF_TRY(mf_mesh_group(mesh, l->tensor, &m->tensor));
+    MF_TRY(mf_mesh_group(mesh, l->stream, &m->stream));
+    MF_TRY(mf_mesh_group(mesh, l->sequence, &m->sequence));
+    MF_TRY(mf_mesh_group(mesh, all & ~same_tokens, &m->norms_comm));
+    MF_TRY(mf_mesh_group(mesh, l->tensor | l->stream, &m->sharers));
+    m->world = mesh->world;
+    m->shards = mf_comm_size(m->stream);
+    return MF_OK;
+}
+
+static mf_status build_store(mf_model *m, mf_mesh *mesh) {
+    mf_comm *replicas = NULL;
+    MF_TRY(mf_mesh_group(mesh, mf_layout_replicas(&mesh->spec, &m->layout), &replicas));
+    mf_store_options options = {.comm = m->stream,
+                                .replicas = replicas,
+                                .device = m->device,
+                                .type = m->options.type,
+                                .elements = mf_params_elements(m, mf_comm_rank(m->stream)),
+                                .grads = !m->options.forward_only,
+                                .cut_updates = m->layout.cut_updates};
+    MF_TRY(mf_store_create(&options, &m->store));
     size_t norms = (size_t)((2 * m->config.layers + 1) * m->config.hidden) * sizeof(float);
     MF_TRY(mf_buffer_alloc(m->memory, MF_WEIGHTS, norms, "norms", &m->norms));
-    if (!o->forward_only)
-        MF_TRY(mf_buffer_alloc(m->memory, MF_GRADS, norms, "gradients of norms", &m->norm_grads));
-    mf_exchange_sizes sizes = {.type = o->type,
-                               .batch = o->batch,
-                               .tokens = o->tokens,
-                               .kv_heads = m->config.kv_heads,
+    return m->options.forward_only
+               ? MF_OK
+               : mf_buffer_alloc(m->memory, MF_GRADS, norms, "gradients of norms", &m->norm_grads);
+}
+
+static mf_status build_exchange(mf_model *m) {
+    mf_slice heads = mf_param_own(m, mf_layer_param(0, MF_WQ)),
+             kv = mf_param_own(m, mf_layer_param(0, MF_WK));
+    mf_exchange_sizes sizes = {.type = m->options.type,
+                               .batch = m->options.batch,
+                               .tokens = m->options.tokens,
+                               .first_head = heads.first,
+                               .heads = heads.count,
+                               .first_kv_head = kv.first,
+                               .kv_heads = kv.count,
+                               .group = m->config.heads / m->config.kv_heads,
                                .head_dim = m->config.head_dim,
+                               .bucket = m->layout.kv_bucket,
                                .slots = m->attention_slots,
-                               .grads = !o->forward_only};
-    MF_TRY(mf_exchange_create(m->layout->exchange, m->sequence_comm, m->device, &sizes, &m->exchange));
+                               .grads = !m->options.forward_only};
+    return mf_exchange_create(m->layout.exchange, m->sequence, m->device, &sizes, &m->exchange);
+}
+
+static mf_status build(mf_model *m, mf_mesh *mesh) {
+    const mf_model_options *o = &m->options;
+    MF_TRY(join_groups(m, mesh));
+    m->rows = mf_cut_rows(o->tokens, mf_comm_size(m->sequence), mf_comm_rank(m->sequence));
+    m->tokens = o->batch * m->rows;
+    MF_TRY(mf_reduction_create(m->layout.reduction, m->tensor, m->device, o->type, m->tokens,
+                               m->config.hidden, &m->reduction));
+    choose_slots(m);
+    MF_TRY(mf_params_build(m));
+    MF_TRY(build_store(m, mesh));
+    MF_TRY(build_exchange(m));
     MF_TRY(keep_activations(m));
     return fill_angles(m);
 }
 
-mf_status mf_model_create(const mf_model_options *options, const mf_layout *layout, const mf_mesh *mesh,
+mf_status mf_model_check(const mf_model_options *o, const mf_layout *layout, const mf_mesh_spec *mesh) {
+    if (o->batch < 1 || o->tokens < 1)
+        return MF_FAIL(MF_EINVAL, "a batch of %lld sequences of %lld tokens", (long long)o->batch,
+                       (long long)o->tokens);
+    MF_TRY(mf_config_check(&o->config, "the model"));
+    int64_t fewest = o->config.heads / mf_axes_ranks(mesh, layout->tensor);
+    return mf_exchange_check(layout->exchange, mf_axes_ranks(mesh, layout->sequence), fewest);
+}
+
+mf_status mf_model_create(const mf_model_options *options, const mf_layout *layout, mf_mesh *mesh,
                           mf_device *device, mf_model **out) {
     mf_model *m = NULL;
     *out = NULL;
-    if (options->batch < 1 || options->tokens < 1)
-        return MF_FAIL(MF_EINVAL, "a batch of %lld sequences of %lld tokens", (long long)options->batch,
-                       (long long)options->tokens);
-    MF_TRY(mf_config_check(&options->config, "the model"));
+    MF_TRY(mf_model_check(options, layout, &mesh->spec));
     MF_TRY(mf_host_alloc(1, sizeof *m, &m));
     m->options = *options;
     m->config = options->config;
-    m->layout = layout;
+    m->layout = *layout;
     m->device = device;
     m->memory = mf_device_memory(device);
     mf_status status = build(m, mesh);
@@ -97,11 +138,12 @@ mf_status mf_model_create(const mf_model_options *options, const mf_layout *layo
 
 void mf_model_destroy(mf_model *m) {
     if (!m) return;
-    mf_buffer *all[] = {&m->norms, &m->norm_grads, &m->cos_sin, &m->x,  &m->middle, &m->q,
-                        &m->a,     &m->lse,        &m->gate,    &m->up, &m->dx};
+    mf_buffer *all[] = {&m->norms, &m->norm_grads, &m->cos_sin, &m->x, &m->middle,
+                        &m->a,     &m->gate,       &m->up,      &m->dx};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(m->memory, all[i]);
     mf_exchange_destroy(&m->exchange);
     mf_store_destroy(&m->store);
+    mf_reduction_destroy(&m->reduction);
     mf_params_free(m);
     mf_host_free(m);
 }
@@ -111,17 +153,21 @@ int64_t mf_model_rows(const mf_model *m) { return m->rows; }
 
 void mf_model_cut(const mf_model *m, const int32_t *sequence, int32_t *out) {
     mf_run runs[MF_RUNS];
-    int n =
-        mf_cut_runs(m->options.tokens, mf_comm_size(m->sequence_comm), mf_comm_rank(m->sequence_comm), runs);
+    int n = mf_cut_runs(m->options.tokens, mf_comm_size(m->sequence), mf_comm_rank(m->sequence), runs);
     for (int i = 0; i < n; i++)
         for (int64_t r = 0; r < runs[i].rows; r++)
             out[runs[i].first_row + r] = sequence[runs[i].position + r];
 }
 
-mf_comm *mf_model_comm(const mf_model *m) { return m->comm; }
+mf_comm *mf_model_world(const mf_model *m) { return m->world; }
+
+mf_status mf_model_share_updates(mf_model *m) { return mf_store_share_updates(&m->store); }
 
 mf_model_state mf_model_state_get(mf_model *m) {
     return (mf_model_state){.cut = m->store.elements,
+                            .first = m->store.first,
+                            .count = m->store.count,
+                            .writes = mf_comm_rank(m->store.replicas) == 0,
                             .replicated = (2 * m->config.layers + 1) * m->config.hidden,
                             .type = m->options.type,
                             .cut_weights = m->store.weights.own,
@@ -130,33 +176,77 @@ mf_model_state mf_model_state_get(mf_model *m) {
                             .replicated_grads = m->norm_grads.data};
 }
 
+static mf_status attention(mf_model *m, int64_t layer, const mf_part *next) {
+    m->next = next;
+    return mf_attention_block(m, layer, mf_x(m, layer), mf_middle(m, layer));
+}
+
 static mf_status forward(mf_model *m, const int32_t *ids) {
+    m->next = mf_attention_part(m, 0);
     MF_TRY(mf_embed(m, ids, mf_x(m, 0)));
     for (int64_t layer = 0; layer < m->config.layers; layer++) {
-        MF_TRY(mf_attention_block(m, layer, mf_x(m, layer), mf_middle(m, layer)));
+        bool last = layer + 1 == m->config.layers;
+        MF_TRY(attention(m, layer, mf_mlp_part(m, layer)));
+        m->next = last ? mf_head_part(m) : mf_attention_part(m, layer + 1);
         MF_TRY(mf_mlp_block(m, layer, mf_middle(m, layer), mf_x(m, layer + 1)));
     }
     return MF_OK;
 }
 
-static mf_status backward(mf_model *m, const int32_t *ids) {
-    for (int64_t layer = m->config.layers - 1; layer >= 0; layer--) {
-        if (m->options.recompute != MF_RECOMPUTE_NONE)
-            MF_TRY(mf_attention_block(m, layer, mf_x(m, layer), mf_middle(m, layer)));
-        MF_TRY(mf_mlp_block_backward(m, layer, mf_middle(m, layer)));
-        MF_TRY(mf_attention_block_backward(m, layer, mf_x(m, layer)));
+/* A part's gradients of this step are whole on this rank: others may have them. Key heads that several ranks
+ * hold are summed at the end. */
+static mf_status complete(mf_model *m, const mf_part *part) {
+    return m->last ? mf_store_complete(&m->store, part) : MF_OK;
+}
+
+static mf_status complete_attention(mf_model *m, int64_t layer) {
+    if (mf_output_part(m, layer) != mf_attention_part(m, layer))
+        MF_TRY(complete(m, mf_output_part(m, layer)));
+    return complete(m, mf_attention_part(m, layer));
+}
+
+static mf_status layer_backward(mf_model *m, int64_t layer, bool shared) {
+    if (m->options.recompute != MF_RECOMPUTE_NONE) MF_TRY(attention(m, layer, mf_mlp_part(m, layer)));
+    m->next = mf_output_part(m, layer);
+    MF_TRY(mf_mlp_block_backward(m, layer, mf_middle(m, layer)));
+    MF_TRY(complete(m, mf_mlp_part(m, layer)));
+    m->next = mf_first_of_backward(m, layer - 1);
+    MF_TRY(mf_attention_block_backward(m, layer, mf_x(m, layer)));
+    return shared ? MF_OK : complete_attention(m, layer);
+}
+
+/* Sums that could not begin on the way. */
+static mf_status finish_gradients(mf_model *m, bool shared) {
+    MF_TRY(complete(m, mf_embedding_part(m)));
+    if (m->last && shared) {
+        MF_TRY(mf_store_settle(&m->store));
+        MF_TRY(mf_params_sum_shared(m));
+        for (int64_t layer = m->config.layers - 1; layer >= 0; layer--) MF_TRY(complete_attention(m, layer));
     }
-    return mf_embed_grads(m, ids);
+    MF_TRY(mf_store_settle(&m->store));
+    if (!m->last) return MF_OK;
+    return mf_allreduce(m->norms_comm, m->norm_grads.data, (2 * m->config.layers + 1) * m->config.hidden,
+                        MF_F32, NULL);
+}
+
+static mf_status backward(mf_model *m, const int32_t *ids) {
+    bool shared = mf_params_are_shared(m);
+    if (!m->config.tied) MF_TRY(complete(m, mf_head_part(m)));
+    for (int64_t layer = m->config.layers - 1; layer >= 0; layer--) MF_TRY(layer_backward(m, layer, shared));
+    m->next = NULL;
+    MF_TRY(mf_embed_grads(m, ids));
+    return finish_gradients(m, shared);
 }
 
 mf_status mf_model_loss(mf_model *m, const int32_t *ids, const int32_t *labels, double *loss) {
     MF_TRY(forward(m, ids));
+    m->next = NULL;
     return mf_head_loss(m, mf_x(m, m->config.layers), labels, loss);
 }
 
-mf_status mf_model_gradients(mf_model *m, const int32_t *ids, const int32_t *labels, float scale,
-                             double *loss) {
-    MF_TRY(forward(m, ids));
-    MF_TRY(mf_head_gradients(m, mf_x(m, m->config.layers), labels, scale, loss));
-    return backward(m, ids);
+mf_status mf_model_gradients(mf_model *m, const mf_gradient_call *call, double *loss) {
+    m->last = call->last;
+    MF_TRY(forward(m, call->ids));
+    MF_TRY(mf_head_gradients(m, mf_x(m, m->config.layers), call->labels, call->scale, loss));
+    return backward(m, call->ids);
 }

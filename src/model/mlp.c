@@ -7,7 +7,7 @@
 #include "model/model.h"
 
 typedef struct turn {
-    int64_t first, width; /* inner features of the shard */
+    int64_t first, width; /* inner features of the shard; first: of this rank's own */
     const void *wgate, *wup, *wdown;
     int64_t gate_offset, up_offset, down_offset;
 } turn;
@@ -16,7 +16,7 @@ static turn describe(const mf_model *m, int64_t layer, const mf_turn *from) {
     mf_slice gate = mf_param_slice(m, mf_layer_param(layer, MF_WGATE), from->shard);
     mf_slice up = mf_param_slice(m, mf_layer_param(layer, MF_WUP), from->shard);
     mf_slice down = mf_param_slice(m, mf_layer_param(layer, MF_WDOWN), from->shard);
-    return (turn){.first = gate.first,
+    return (turn){.first = gate.first - mf_param_own(m, mf_layer_param(layer, MF_WGATE)).first,
                   .width = gate.count,
                   .wgate = mf_at_const(m, from->weights, gate.offset),
                   .wup = mf_at_const(m, from->weights, up.offset),
@@ -29,8 +29,8 @@ static turn describe(const mf_model *m, int64_t layer, const mf_turn *from) {
 /* One pass of the block, and its workspace of one tile of rows and one shard. */
 typedef struct pass {
     mf_model *model;
-    int64_t layer;
-    mf_buffer normed;             /* [tokens, hidden] compute type */
+    int64_t layer, ffn;           /* ffn: this rank's inner features */
+    mf_normed normed;             /* [tokens, hidden] compute type */
     mf_buffer gate, up;           /* not kept: [tile, width] compute type */
     mf_buffer inner;              /* [tile, width] compute type */
     mf_buffer dinner, dgate, dup; /* backward, the same */
@@ -45,33 +45,31 @@ typedef struct inner_rows {
 static inner_rows inner_at(const pass *p, const turn *t, int64_t row) {
     const mf_model *m = p->model;
     if (m->mlp_slots == 0) return (inner_rows){p->gate.data, p->up.data, t->width};
-    int64_t slot = m->mlp_slots > 1 ? p->layer : 0, at = (slot * m->tokens + row) * m->config.ffn + t->first;
-    return (inner_rows){mf_at(m, m->gate.data, at), mf_at(m, m->up.data, at), m->config.ffn};
+    int64_t slot = m->mlp_slots > 1 ? p->layer : 0, at = (slot * m->tokens + row) * p->ffn + t->first;
+    return (inner_rows){mf_at(m, m->gate.data, at), mf_at(m, m->up.data, at), p->ffn};
 }
 
 static mf_status pass_begin(pass *p, mf_model *m, int64_t layer, const void *x, bool backward) {
     size_t size = mf_dtype_bytes(m->options.type);
-    int64_t tile = mf_min(m->tokens, MF_ROW_TILE) * mf_ceil_div(m->config.ffn, m->shards);
-    p->model = m;
-    p->layer = layer;
-    MF_TRY(mf_work(m, m->tokens * m->config.hidden, size, "the MLP's input", &p->normed));
+    int gate = mf_layer_param(layer, MF_WGATE);
+    int64_t tile = mf_min(m->tokens, MF_ROW_TILE) * mf_param_widest(m, gate);
+    *p = (pass){.model = m, .layer = layer, .ffn = mf_param_own(m, gate).count};
+    MF_TRY(mf_normed_make(m, mf_layer_param(layer, MF_NORM_MLP), x, &p->normed));
     MF_TRY(mf_work(m, tile, size, "the MLP's inner values", &p->inner));
     if (m->mlp_slots == 0) {
         MF_TRY(mf_work(m, tile, size, "the MLP's gate", &p->gate));
         MF_TRY(mf_work(m, tile, size, "the MLP's up", &p->up));
     }
-    if (backward) {
-        MF_TRY(mf_work(m, tile, size, "gradient of the MLP's inner values", &p->dinner));
-        MF_TRY(mf_work(m, tile, size, "gradient of the MLP's gate", &p->dgate));
-        MF_TRY(mf_work(m, tile, size, "gradient of the MLP's up", &p->dup));
-    }
-    return mf_norm_forward(m, mf_layer_param(layer, MF_NORM_MLP), x, p->normed.data);
+    if (!backward) return MF_OK;
+    MF_TRY(mf_work(m, tile, size, "gradient of the MLP's inner values", &p->dinner));
+    MF_TRY(mf_work(m, tile, size, "gradient of the MLP's gate", &p->dgate));
+    return mf_work(m, tile, size, "gradient of the MLP's up", &p->dup);
 }
 
 static void pass_end(pass *p) {
-    mf_buffer *all[] = {&p->normed, &p->gate, &p->up, &p->inner, &p->dinner, &p->dgate, &p->dup};
-    for (size_t i = 0; p->model && i < sizeof all / sizeof *all; i++)
-        mf_buffer_free(p->model->memory, all[i]);
+    mf_buffer *all[] = {&p->gate, &p->up, &p->inner, &p->dinner, &p->dgate, &p->dup};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(p->model->memory, all[i]);
+    mf_normed_free(p->model, &p->normed);
 }
 
 static mf_linear linear(const mf_model *m, int64_t rows, int64_t in, int64_t out) {
@@ -83,7 +81,7 @@ static mf_status gate_and_up(pass *p, const turn *t, int64_t row, int64_t rows) 
     int64_t h = m->config.hidden;
     inner_rows to = inner_at(p, t, row);
     mf_linear in = linear(m, rows, h, t->width);
-    const void *x = mf_at(m, p->normed.data, row * h);
+    const void *x = mf_at_const(m, p->normed.all, row * h);
     MF_TRY(mf_linear_forward(&in, x, h, t->wgate, to.gate, to.ld, m->options.type, false));
     return mf_linear_forward(&in, x, h, t->wup, to.up, to.ld, m->options.type, false);
 }
@@ -114,13 +112,12 @@ static mf_status forward_tile(pass *p, const turn *t, int64_t row, int64_t rows,
 
 mf_status mf_mlp_block(mf_model *m, int64_t layer, const void *x, void *out) {
     mf_status status = MF_OK;
-    int64_t elements = m->tokens * m->config.hidden;
-    pass p = {0};
+    pass p;
     mf_buffer y = {0};
     mf_stream s = {0};
     MF_GO(pass_begin(&p, m, layer, x, false));
-    MF_GO(mf_work(m, elements, sizeof(float), "the MLP's output", &y));
-    MF_GO(mf_stream_open(&s, m->layout->mlp, &m->store, mf_mlp_part(m, layer), MF_PASS_FORWARD));
+    MF_GO(mf_work(m, m->tokens * m->config.hidden, sizeof(float), "the MLP's output", &y));
+    MF_GO(mf_part_open(m, mf_mlp_part(m, layer), MF_PASS_FORWARD, &s));
     for (mf_turn from; mf_stream_more(&s);) {
         MF_GO(mf_stream_turn(&s, &from));
         turn t = describe(m, layer, &from);
@@ -129,7 +126,7 @@ mf_status mf_mlp_block(mf_model *m, int64_t layer, const void *x, void *out) {
         MF_GO(mf_stream_end_turn(&s));
     }
     MF_GO(mf_stream_finish(&s));
-    MF_GO(mf_add(m->device, elements, m->options.type, x, y.data, out));
+    MF_GO(mf_residual_add(m, &p.normed, y.data, x, out));
 fail:
     mf_stream_close(&s);
     mf_buffer_free(m->memory, &y);
@@ -154,7 +151,7 @@ static mf_status weight_grads(pass *p, const turn *t, int64_t row, int64_t rows,
     mf_model *m = p->model;
     int64_t h = m->config.hidden;
     mf_linear in = linear(m, rows, h, t->width), down = linear(m, rows, t->width, h);
-    const void *x = mf_at(m, p->normed.data, row * h);
+    const void *x = mf_at_const(m, p->normed.all, row * h);
     MF_TRY(mf_linear_weight_grad(&down, dy, h, p->inner.data, t->width, mf_grad_at(dw, t->down_offset)));
     MF_TRY(mf_linear_weight_grad(&in, p->dgate.data, t->width, x, h, mf_grad_at(dw, t->gate_offset)));
     return mf_linear_weight_grad(&in, p->dup.data, t->width, x, h, mf_grad_at(dw, t->up_offset));
@@ -180,21 +177,21 @@ static mf_status backward_turn(pass *p, mf_stream *s, const void *dy, float *dno
 mf_status mf_mlp_block_backward(mf_model *m, int64_t layer, const void *x) {
     mf_status status = MF_OK;
     int norm = mf_layer_param(layer, MF_NORM_MLP);
-    pass p = {0};
-    mf_buffer held = {0}, dnormed = {0};
+    pass p;
+    mf_buffer dnormed = {0};
+    mf_normed dy = {0};
     mf_stream s = {0};
-    const void *dy = NULL;
     MF_GO(pass_begin(&p, m, layer, x, true));
-    MF_GO(mf_dx_cast(m, &held, &dy));
+    MF_GO(mf_block_grad(m, &dy));
     MF_GO(mf_work(m, m->tokens * m->config.hidden, sizeof(float), "gradient of the MLP's input", &dnormed));
-    MF_GO(mf_stream_open(&s, m->layout->mlp, &m->store, mf_mlp_part(m, layer), MF_PASS_BACKWARD));
-    while (mf_stream_more(&s)) MF_GO(backward_turn(&p, &s, dy, dnormed.data));
+    MF_GO(mf_part_open(m, mf_mlp_part(m, layer), MF_PASS_BACKWARD, &s));
+    while (mf_stream_more(&s)) MF_GO(backward_turn(&p, &s, dy.all, dnormed.data));
     MF_GO(mf_stream_finish(&s));
-    MF_GO(mf_norm_backward(m, norm, x, dnormed.data));
+    MF_GO(mf_residual_backward(m, &p.normed, norm, x, dnormed.data));
 fail:
     mf_stream_close(&s);
     mf_buffer_free(m->memory, &dnormed);
-    mf_buffer_free(m->memory, &held);
+    mf_normed_free(m, &dy);
     pass_end(&p);
     return status;
 }

@@ -9,19 +9,22 @@ enum { MF_ROW_TILE = 4096 };
 
 typedef enum mf_param_cut { MF_CUT_NONE, MF_CUT_ROWS, MF_CUT_COLS } mf_param_cut;
 
-/* A named tensor, and how it is cut: its rows or columns are `units` groups of `unit`, dealt out in shares.
- */
+/* A named tensor, and how it is cut: its rows or columns are `units` groups of `unit`, dealt out in shares:
+ * first over the tensor axis, then over the stream's. Key heads go with the first of the `group` query heads
+ * that read them; on the tensor axis every rank has those that its query heads read. */
 typedef struct mf_param {
     char name[80];
     int64_t rows, cols; /* rows 0: a vector */
     mf_param_cut cut;
     int64_t units, unit;
+    int64_t group;   /* of key heads; 0: dealt as they are */
     int part;        /* the streamed part that holds it; -1: replicated */
+    int piece;       /* its place among the part's matrices */
     int64_t offset;  /* replicated: where it lies */
     float deviation; /* of its initial values; 0: all ones */
 } mf_param;
 
-/* A shard's slice of a parameter: groups first .. first + count - 1 of the cut dimension, at `offset` of the
+/* What a turn has of a parameter: groups first .. first + count - 1 of the cut dimension, at `offset` of the
  * packed shard. */
 typedef struct mf_slice {
     int64_t first, count, offset;
@@ -44,18 +47,24 @@ enum {
 struct mf_model {
     mf_model_options options;
     mf_model_config config;
-    const mf_layout *layout;
-    mf_comm *comm; /* of the weights */
-    mf_comm *sequence_comm;
+    mf_layout layout;
+    mf_comm *tensor;     /* weights cut, own ones used */
+    mf_comm *stream;     /* weights cut, all used in turn */
+    mf_comm *sequence;   /* tokens cut */
+    mf_comm *norms_comm; /* the ranks whose tokens differ: gradients of norms are summed over it */
+    mf_comm *sharers;    /* tensor and stream: where key heads may be held twice */
+    mf_comm *world;
     mf_device *device;
     mf_memory *memory;
     int shards;
-    int64_t rows;   /* tokens of each sequence here */
-    int64_t tokens; /* batch * rows */
+    int64_t rows;           /* tokens of each sequence here */
+    int64_t tokens;         /* batch * rows */
+    mf_reduction reduction; /* its `held`: the tokens that this rank holds between blocks */
 
     int params, parts;
-    mf_param *param; /* [params]: layer after layer, then embedding, final norm, head */
-    mf_part *part;   /* [parts]: attention and MLP of each layer, then embedding and head */
+    mf_param *param;                    /* [params]: layer after layer, then embedding, final norm, head */
+    mf_part *part;                      /* [parts] */
+    const mf_stream_kind **part_stream; /* [parts] */
     mf_store store;
     mf_buffer norms, norm_grads; /* [2 * layers + 1][hidden] f32 */
 
@@ -63,19 +72,30 @@ struct mf_model {
     mf_buffer cos_sin; /* [rows, head_dim] f32 */
     /* Kept by forward, one slot a layer or one in all. */
     int x_slots, attention_slots, middle_slots, mlp_slots;
-    mf_buffer x;      /* [x_slots][tokens, hidden] block inputs, compute type; slot `layers` is the output */
-    mf_buffer middle; /* [middle_slots][tokens, hidden] between attention and MLP */
-    mf_buffer q, a;   /* [attention_slots][tokens, heads * head_dim] */
-    mf_buffer lse;    /* [attention_slots][tokens, heads] f32 */
-    mf_buffer gate, up; /* [mlp_slots][tokens, ffn]; no slots: computed again in backward */
-    mf_buffer dx;       /* [tokens, hidden] f32: the gradient of the residual stream */
+    mf_buffer x;        /* [x_slots][held, hidden] block inputs, compute type; slot `layers` is the output */
+    mf_buffer middle;   /* [middle_slots][held, hidden] between attention and MLP */
+    mf_buffer a;        /* [attention_slots][tokens, own heads * head_dim] */
+    mf_buffer gate, up; /* [mlp_slots][tokens, own ffn]; no slots: computed again in backward */
+    mf_buffer dx;       /* [held, hidden] f32: the gradient of the residual stream */
+
+    const mf_part *next; /* streamed after the part at work */
+    bool last;           /* the gradients of this pass complete the step's */
 };
 
 /* params.c */
 mf_status mf_params_build(mf_model *model);
 void mf_params_free(mf_model *model);
 int64_t mf_params_elements(const mf_model *model, int shard);
+/* shard: a shard of the stream's axis, or MF_SHARD_WHOLE. */
 mf_slice mf_param_slice(const mf_model *model, int param, int shard);
+/* The largest count of any turn. */
+int64_t mf_param_widest(const mf_model *model, int param);
+/* Units of the cut dimension that this rank's tensor share has, from `first`. */
+mf_slice mf_param_own(const mf_model *model, int param);
+/* Sums the gradients of key heads that several ranks hold. Collective over tensor and stream. */
+mf_status mf_params_sum_shared(mf_model *model);
+bool mf_params_are_shared(const mf_model *model);
+
 static inline int mf_layer_param(int64_t layer, int which) { return (int)layer * MF_LAYER_PARAMS + which; }
 static inline int mf_embedding_param(const mf_model *m) { return (int)m->config.layers * MF_LAYER_PARAMS; }
 static inline int mf_final_norm_param(const mf_model *m) { return mf_embedding_param(m) + 1; }
@@ -83,13 +103,32 @@ static inline int mf_head_param(const mf_model *m) {
     return mf_embedding_param(m) + (m->config.tied ? 0 : 2);
 }
 
-static inline const mf_part *mf_attention_part(const mf_model *m, int64_t layer) {
-    return &m->part[2 * layer];
+/* The part that holds a parameter. Attention's output matrix has its own where the stream staggers: all heads
+ * must have been projected before any rank can attend. */
+static inline const mf_part *mf_part_of(const mf_model *m, int param) {
+    return &m->part[m->param[param].part];
 }
-static inline const mf_part *mf_mlp_part(const mf_model *m, int64_t layer) { return &m->part[2 * layer + 1]; }
-static inline const mf_part *mf_embedding_part(const mf_model *m) { return &m->part[2 * m->config.layers]; }
-static inline const mf_part *mf_head_part(const mf_model *m) {
-    return &m->part[2 * m->config.layers + (m->config.tied ? 0 : 1)];
+static inline const mf_part *mf_attention_part(const mf_model *m, int64_t layer) {
+    return mf_part_of(m, mf_layer_param(layer, MF_WQ));
+}
+static inline const mf_part *mf_output_part(const mf_model *m, int64_t layer) {
+    return mf_part_of(m, mf_layer_param(layer, MF_WO));
+}
+static inline const mf_part *mf_mlp_part(const mf_model *m, int64_t layer) {
+    return mf_part_of(m, mf_layer_param(layer, MF_WGATE));
+}
+static inline const mf_part *mf_embedding_part(const mf_model *m) {
+    return mf_part_of(m, mf_embedding_param(m));
+}
+static inline const mf_part *mf_head_part(const mf_model *m) { return mf_part_of(m, mf_head_param(m)); }
+static inline const mf_stream_kind *mf_kind_of(const mf_model *m, const mf_part *part) {
+    return m->part_stream[part - m->part];
+}
+
+/* The part that a layer's backward begins with; NULL past the first layer. */
+static inline const mf_part *mf_first_of_backward(const mf_model *m, int64_t layer) {
+    if (layer < 0) return NULL;
+    return m->options.recompute == MF_RECOMPUTE_NONE ? mf_mlp_part(m, layer) : mf_attention_part(m, layer);
 }
 
 /* The place `elements` into a buffer of the compute type. */
@@ -102,10 +141,10 @@ static inline const void *mf_at_const(const mf_model *m, const void *base, int64
 /* The same into a shard's gradient, NULL where the shard is empty. */
 static inline float *mf_grad_at(float *dw, int64_t elements) { return dw ? dw + elements : NULL; }
 static inline void *mf_x(const mf_model *m, int64_t layer) {
-    return mf_at(m, m->x.data, (m->x_slots > 1 ? layer : 0) * m->tokens * m->config.hidden);
+    return mf_at(m, m->x.data, (m->x_slots > 1 ? layer : 0) * m->reduction.held * m->config.hidden);
 }
 static inline void *mf_middle(const mf_model *m, int64_t layer) {
-    return mf_at(m, m->middle.data, (m->middle_slots > 1 ? layer : 0) * m->tokens * m->config.hidden);
+    return mf_at(m, m->middle.data, (m->middle_slots > 1 ? layer : 0) * m->reduction.held * m->config.hidden);
 }
 static inline int64_t mf_attention_slot(const mf_model *m, int64_t layer) {
     return m->attention_slots > 1 ? layer : 0;
@@ -132,16 +171,27 @@ mf_status mf_linear_input_grad(const mf_linear *l, const void *dy, int64_t dy_ld
 mf_status mf_linear_weight_grad(const mf_linear *l, const void *dy, int64_t dy_ld, const void *x,
                                 int64_t x_ld, float *dweight);
 
-/* residual.c: out = norm(x): [tokens, hidden] compute type, by the norm `param`; backward: dx += , its
- * gradient
- * += . */
-mf_status mf_norm_forward(mf_model *model, int param, const void *x, void *out);
-mf_status mf_norm_backward(mf_model *model, int param, const void *x, const float *dy);
+/* residual.c: what goes between the residual stream, of which a rank holds `held` tokens, and the blocks,
+ * which see all `tokens` of its sequence share. */
+/* Opens the stream of a part at work, and says what comes next. */
+mf_status mf_part_open(mf_model *model, const mf_part *part, mf_pass pass, mf_stream *out);
+/* A block's input: norm `param` of x: [held, hidden], of all tokens, in compute type. */
+typedef struct mf_normed {
+    mf_buffer held, gathered;
+    const void *all; /* [tokens, hidden] */
+} mf_normed;
+mf_status mf_normed_make(mf_model *model, int param, const void *x, mf_normed *out);
+void mf_normed_free(mf_model *model, mf_normed *normed);
+/* The gradient of a block's output, of all tokens, in compute type: from dx. */
+mf_status mf_block_grad(mf_model *model, mf_normed *out);
+/* out: [held, hidden] = x + the sum over ranks of y: [tokens, hidden] f32, which is used up, as `normed` is.
+ */
+mf_status mf_residual_add(mf_model *model, mf_normed *normed, float *y, const void *x, void *out);
+/* dx += through norm `param` of x, from a block's partial input gradient [tokens, hidden] f32; both it and
+ * `normed` are used up. */
+mf_status mf_residual_backward(mf_model *model, mf_normed *normed, int param, const void *x, float *dnormed);
 
-/* The gradient of the residual stream in the compute type, for products: dx itself in f32. */
-mf_status mf_dx_cast(mf_model *model, mf_buffer *held, const void **out);
-
-/* attention.c: out = x + attention(norm(x)), out: [tokens, hidden] compute type. Keeps q, k, v, a, lse. */
+/* attention.c: out = x + attention(norm(x)), out: [held, hidden] compute type. Keeps q, k, v, a, lse. */
 mf_status mf_attention_block(mf_model *model, int64_t layer, const void *x, void *out);
 /* dx += through the block; x as in forward; what forward keeps must be there. */
 mf_status mf_attention_block_backward(mf_model *model, int64_t layer, const void *x);
@@ -151,7 +201,7 @@ mf_status mf_mlp_block_backward(mf_model *model, int64_t layer, const void *x);
 /* vocabulary.c */
 mf_status mf_embed(mf_model *model, const int32_t *ids, void *out);
 mf_status mf_embed_grads(mf_model *model, const int32_t *ids);
-/* The loss of hidden states x: [tokens, hidden]; with gradients also dx, overwritten. */
+/* The loss of hidden states x: [held, hidden]; with gradients also dx, overwritten. */
 mf_status mf_head_loss(mf_model *model, const void *x, const int32_t *labels, double *loss);
 mf_status mf_head_gradients(mf_model *model, const void *x, const int32_t *labels, float scale, double *loss);
 

@@ -1,4 +1,8 @@
-/* params.c: the named tensors, how each is cut into shards, and how shards are packed into parts. */
+/* params.c: the named tensors, how each is cut into shards, and how shards are packed into parts.
+ *
+ * A rank of the tensor axis uses its own share of a matrix. The stream's axis cuts that share again: along
+ * the same dimension where a turn has a shard, by rows where turns have whole matrices (then a shard is no
+ * use by itself, and rows stay in one piece). */
 #include "model/model.h"
 
 #include <math.h>
@@ -14,27 +18,31 @@ static mf_param *add(mf_model *m, mf_param p, const char *name, int64_t layer) {
     return slot;
 }
 
-static void add_rows(mf_model *m, const char *name, int64_t layer, int part, int64_t units, int64_t unit) {
+static void add_rows(mf_model *m, const char *name, int64_t layer, int64_t units, int64_t unit,
+                     int64_t group) {
     add(m,
         (mf_param){.rows = units * unit,
                    .cols = m->config.hidden,
                    .cut = MF_CUT_ROWS,
                    .units = units,
                    .unit = unit,
-                   .part = part,
+                   .group = group,
+                   .part = m->parts - 1,
+                   .piece = m->part[m->parts - 1].pieces++,
                    .deviation = (float)m->config.init_range},
         name, layer);
 }
 
 /* A projection into the residual stream. */
-static void add_cols(mf_model *m, const char *name, int64_t layer, int part, int64_t units, int64_t unit) {
+static void add_cols(mf_model *m, const char *name, int64_t layer, int64_t units, int64_t unit) {
     add(m,
         (mf_param){.rows = m->config.hidden,
                    .cols = units * unit,
                    .cut = MF_CUT_COLS,
                    .units = units,
                    .unit = unit,
-                   .part = part,
+                   .part = m->parts - 1,
+                   .piece = m->part[m->parts - 1].pieces++,
                    .deviation = (float)(m->config.init_range / sqrt(2.0 * (double)m->config.layers))},
         name, layer);
 }
@@ -43,54 +51,129 @@ static void add_norm(mf_model *m, const char *name, int64_t layer, int64_t index
     add(m, (mf_param){.cols = m->config.hidden, .part = -1, .offset = index * m->config.hidden}, name, layer);
 }
 
+/* The matrices added from here on are of a new part. */
+static void add_part(mf_model *m, const mf_stream_kind *stream) { m->part_stream[m->parts++] = stream; }
+
 static void add_layer(mf_model *m, int64_t layer) {
     const mf_model_config *c = &m->config;
-    int attention = (int)(2 * layer), mlp = attention + 1;
-    add_rows(m, "self_attn.q_proj.weight", layer, attention, c->heads, c->head_dim);
-    add_rows(m, "self_attn.k_proj.weight", layer, attention, c->kv_heads, c->head_dim);
-    add_rows(m, "self_attn.v_proj.weight", layer, attention, c->kv_heads, c->head_dim);
-    add_cols(m, "self_attn.o_proj.weight", layer, attention, c->heads, c->head_dim);
-    add_rows(m, "mlp.gate_proj.weight", layer, mlp, c->ffn, 1);
-    add_rows(m, "mlp.up_proj.weight", layer, mlp, c->ffn, 1);
-    add_cols(m, "mlp.down_proj.weight", layer, mlp, c->ffn, 1);
+    add_part(m, m->layout.attention);
+    add_rows(m, "self_attn.q_proj.weight", layer, c->heads, c->head_dim, 0);
+    add_rows(m, "self_attn.k_proj.weight", layer, c->kv_heads, c->head_dim, c->heads / c->kv_heads);
+    add_rows(m, "self_attn.v_proj.weight", layer, c->kv_heads, c->head_dim, c->heads / c->kv_heads);
+    if (mf_stream_staggers(m->layout.attention)) add_part(m, m->layout.attention);
+    add_cols(m, "self_attn.o_proj.weight", layer, c->heads, c->head_dim);
+    add_part(m, m->layout.mlp);
+    add_rows(m, "mlp.gate_proj.weight", layer, c->ffn, 1, 0);
+    add_rows(m, "mlp.up_proj.weight", layer, c->ffn, 1, 0);
+    add_cols(m, "mlp.down_proj.weight", layer, c->ffn, 1);
     add_norm(m, "input_layernorm.weight", layer, 2 * layer);
     add_norm(m, "post_attention_layernorm.weight", layer, 2 * layer + 1);
 }
 
-static int64_t slice_elements(const mf_param *p, int64_t count) {
-    return count * p->unit * (p->cut == MF_CUT_ROWS ? p->cols : p->rows);
+/* Where the units of shard `shard` (of the stream's axis, to its size) of tensor rank `t` begin. */
+static int64_t unit_begin(const mf_model *m, const mf_param *p, int t, int shard) {
+    int cuts = mf_comm_size(m->tensor) * m->shards, at = t * m->shards + shard;
+    if (!p->group) return mf_share_begin(p->units, cuts, at);
+    int64_t heads = p->units * p->group;
+    int64_t first = mf_share_begin(heads, cuts, t * m->shards),
+            end = mf_share_begin(heads, cuts, (t + 1) * m->shards);
+    if (shard == 0 || first == end) return first / p->group;
+    return mf_ceil_div(mf_share_begin(heads, cuts, at), p->group);
 }
 
-static int64_t share(const mf_model *m, const mf_param *p, int shard) {
-    return mf_share_begin(p->units, m->shards, shard + 1) - mf_share_begin(p->units, m->shards, shard);
+static bool cut_by_rows(const mf_model *m, const mf_param *p) {
+    return mf_stream_gathers(m->part_stream[p->part]) && m->shards > 1;
+}
+
+mf_slice mf_param_own(const mf_model *m, int param) {
+    const mf_param *p = &m->param[param];
+    int t = mf_comm_rank(m->tensor);
+    int64_t first = unit_begin(m, p, t, 0);
+    return (mf_slice){.first = first, .count = unit_begin(m, p, t, m->shards) - first};
+}
+
+/* A shard's part of a matrix, as it is stored. */
+typedef struct rect {
+    int64_t first_row, rows, first_col, cols;
+} rect;
+
+static rect rect_of_units(const mf_param *p, int64_t first, int64_t count) {
+    if (p->cut == MF_CUT_ROWS)
+        return (rect){.first_row = first * p->unit, .rows = count * p->unit, .cols = p->cols};
+    return (rect){.rows = p->rows, .first_col = first * p->unit, .cols = count * p->unit};
+}
+
+static rect stored_by(const mf_model *m, int param, int t, int shard) {
+    const mf_param *p = &m->param[param];
+    if (!cut_by_rows(m, p)) {
+        int64_t first = unit_begin(m, p, t, shard);
+        return rect_of_units(p, first, unit_begin(m, p, t, shard + 1) - first);
+    }
+    int64_t first = unit_begin(m, p, t, 0);
+    rect r = rect_of_units(p, first, unit_begin(m, p, t, m->shards) - first);
+    int64_t skipped = mf_share_begin(r.rows, m->shards, shard);
+    r.rows = mf_share_begin(r.rows, m->shards, shard + 1) - skipped;
+    r.first_row += skipped;
+    return r;
+}
+
+static rect stored(const mf_model *m, int param, int shard) {
+    return stored_by(m, param, mf_comm_rank(m->tensor), shard);
+}
+
+static int64_t stored_elements(const mf_model *m, int param, int shard) {
+    rect r = stored(m, param, shard);
+    return r.rows * r.cols;
+}
+
+static mf_status allocate_part(mf_model *m, mf_part *part) {
+    size_t shards = (size_t)m->shards;
+    MF_TRY(mf_host_alloc(shards, sizeof(int64_t), &part->offset));
+    MF_TRY(mf_host_alloc(shards, sizeof(int64_t), &part->elements));
+    return mf_host_alloc((size_t)part->pieces * (shards + 1), sizeof(int64_t), &part->piece);
+}
+
+/* A part's matrices are neighbours among the parameters, but for those that norms stand between. */
+static void lay_out_pieces(mf_model *m, int index) {
+    mf_part *part = &m->part[index];
+    int64_t at = 0;
+    for (int i = 0; i < m->params; i++) {
+        if (m->param[i].part != index) continue;
+        int64_t *begin = part->piece + m->param[i].piece * (m->shards + 1);
+        for (int shard = 0; shard < m->shards; shard++) {
+            begin[shard] = at;
+            at += stored_elements(m, i, shard);
+            part->elements[shard] += stored_elements(m, i, shard);
+        }
+        begin[m->shards] = at;
+    }
 }
 
 /* Sizes of every shard of every part, and where it begins in its owner's store. */
 static mf_status pack(mf_model *m) {
     for (int i = 0; i < m->parts; i++) {
-        MF_TRY(mf_host_alloc((size_t)m->shards, sizeof(int64_t), &m->part[i].offset));
-        MF_TRY(mf_host_alloc((size_t)m->shards, sizeof(int64_t), &m->part[i].elements));
-    }
-    for (int i = 0; i < m->params; i++)
-        for (int shard = 0; shard < m->shards && m->param[i].part >= 0; shard++)
-            m->part[m->param[i].part].elements[shard] +=
-                slice_elements(&m->param[i], share(m, &m->param[i], shard));
-    for (int i = 1; i < m->parts; i++)
-        for (int shard = 0; shard < m->shards; shard++)
+        MF_TRY(allocate_part(m, &m->part[i]));
+        lay_out_pieces(m, i);
+        for (int shard = 0; shard < m->shards && i > 0; shard++)
             m->part[i].offset[shard] = m->part[i - 1].offset[shard] + m->part[i - 1].elements[shard];
+    }
     return MF_OK;
 }
 
 mf_status mf_params_build(mf_model *m) {
     const mf_model_config *c = &m->config;
-    int embedding = (int)(2 * c->layers);
-    m->parts = embedding + (c->tied ? 1 : 2);
+    size_t parts = (size_t)(3 * c->layers + 2);
     MF_TRY(mf_host_alloc((size_t)(c->layers * MF_LAYER_PARAMS + 3), sizeof *m->param, &m->param));
-    MF_TRY(mf_host_alloc((size_t)m->parts, sizeof *m->part, &m->part));
+    MF_TRY(mf_host_alloc(parts, sizeof *m->part, &m->part));
+    MF_TRY(mf_host_alloc(parts, sizeof *m->part_stream, &m->part_stream));
     for (int64_t layer = 0; layer < c->layers; layer++) add_layer(m, layer);
-    add_rows(m, "model.embed_tokens.weight", -1, embedding, c->vocab, 1);
+    add_part(m, m->layout.vocabulary);
+    add_rows(m, "model.embed_tokens.weight", -1, c->vocab, 1, 0);
     add_norm(m, "model.norm.weight", -1, 2 * c->layers);
-    if (!c->tied) add_rows(m, "lm_head.weight", -1, embedding + 1, c->vocab, 1);
+    if (!c->tied) {
+        add_part(m, m->layout.vocabulary);
+        add_rows(m, "lm_head.weight", -1, c->vocab, 1, 0);
+    }
     return pack(m);
 }
 
@@ -98,8 +181,10 @@ void mf_params_free(mf_model *m) {
     for (int i = 0; m->part && i < m->parts; i++) {
         mf_host_free(m->part[i].offset);
         mf_host_free(m->part[i].elements);
+        mf_host_free(m->part[i].piece);
     }
     mf_host_free(m->part);
+    mf_host_free(m->part_stream);
     mf_host_free(m->param);
 }
 
@@ -108,34 +193,181 @@ int64_t mf_params_elements(const mf_model *m, int shard) {
     return last->offset[shard] + last->elements[shard];
 }
 
+/* Where a parameter's share begins in a packed shard. */
+static int64_t packed_offset(const mf_model *m, int param, int shard) {
+    const mf_part *part = mf_part_of(m, param);
+    int64_t at = 0;
+    for (int i = 0; i < m->param[param].piece; i++) {
+        const int64_t *begin = part->piece + i * (m->shards + 1);
+        at += begin[shard + 1] - begin[shard];
+    }
+    return at;
+}
+
 mf_slice mf_param_slice(const mf_model *m, int param, int shard) {
     const mf_param *p = &m->param[param];
-    mf_slice s = {.first = mf_share_begin(p->units, m->shards, shard), .count = share(m, p, shard)};
-    for (int i = param - 1; i >= 0 && m->param[i].part == p->part; i--)
-        s.offset += slice_elements(&m->param[i], share(m, &m->param[i], shard));
-    return s;
+    int t = mf_comm_rank(m->tensor);
+    if (shard == MF_SHARD_WHOLE) {
+        mf_slice whole = mf_param_own(m, param);
+        whole.offset = mf_part_of(m, param)->piece[p->piece * (m->shards + 1)];
+        return whole;
+    }
+    int64_t first = unit_begin(m, p, t, shard);
+    return (mf_slice){.first = first,
+                      .count = unit_begin(m, p, t, shard + 1) - first,
+                      .offset = packed_offset(m, param, shard)};
+}
+
+int64_t mf_param_widest(const mf_model *m, int param) {
+    int64_t widest = 0;
+    if (cut_by_rows(m, &m->param[param])) return mf_param_own(m, param).count;
+    for (int shard = 0; shard < m->shards; shard++)
+        widest = mf_max(widest, mf_param_slice(m, param, shard).count);
+    return widest;
+}
+
+/* Key heads that more than one tensor rank holds: those that a boundary between their query heads cuts. Fills
+ * heads[tensor size] and returns their number. */
+static int shared_heads(const mf_model *m, const mf_param *p, int64_t *heads) {
+    int found = 0, ranks = mf_comm_size(m->tensor);
+    for (int t = 1; t < ranks && p->group; t++) {
+        int64_t boundary = mf_share_begin(p->units * p->group, ranks * m->shards, t * m->shards);
+        int64_t head = boundary / p->group;
+        if (boundary % p->group && (found == 0 || heads[found - 1] != head)) heads[found++] = head;
+    }
+    return found;
+}
+
+/* Leading rows of this rank's slice that a lower tensor rank has too. */
+static int64_t shared_rows(const mf_model *m, int param) {
+    const mf_param *p = &m->param[param];
+    int own = mf_comm_rank(m->tensor);
+    rect r = stored(m, param, mf_comm_rank(m->stream));
+    if (!p->group) return 0;
+    int64_t heads = p->units * p->group;
+    int64_t first = mf_share_begin(heads, mf_comm_size(m->tensor) * m->shards, own * m->shards);
+    return mf_max(0, mf_min(r.rows, mf_ceil_div(first, p->group) * p->unit - r.first_row));
 }
 
 int mf_model_params(const mf_model *m) { return m->params; }
 
 mf_param_view mf_model_param(const mf_model *m, int index) {
     const mf_param *p = &m->param[index];
+    int own = mf_comm_rank(m->stream);
     mf_param_view v = {.name = p->name, .rows = p->rows, .cols = p->cols, .offset = p->offset};
     v.slice_rows = mf_max(p->rows, 1);
     v.slice_cols = p->cols;
     v.replicated = p->part < 0;
     if (v.replicated) return v;
-    int shard = mf_comm_rank(m->comm);
-    mf_slice s = mf_param_slice(m, index, shard);
-    v.offset = m->part[p->part].offset[shard] + s.offset;
-    if (p->cut == MF_CUT_ROWS) {
-        v.first_row = s.first * p->unit;
-        v.slice_rows = s.count * p->unit;
-    } else {
-        v.first_col = s.first * p->unit;
-        v.slice_cols = s.count * p->unit;
-    }
+    rect r = stored(m, index, own);
+    v.first_row = r.first_row;
+    v.slice_rows = r.rows;
+    v.first_col = r.first_col;
+    v.slice_cols = r.cols;
+    v.offset = m->part[p->part].offset[own] + packed_offset(m, index, own);
+    v.shared_rows = shared_rows(m, index);
     return v;
+}
+
+bool mf_params_are_shared(const mf_model *m) {
+    const mf_param *p = &m->param[mf_layer_param(0, MF_WK)];
+    for (int t = 1; t < mf_comm_size(m->tensor); t++)
+        if (mf_share_begin(p->units * p->group, mf_comm_size(m->tensor) * m->shards, t * m->shards) %
+            p->group)
+            return true;
+    return false;
+}
+
+/* Between this rank's rows of the shared heads and sums: [heads][unit][cols]. */
+static mf_status move_shared(mf_model *m, int param, const int64_t *heads, int count, float *sums, bool in) {
+    const mf_param *p = &m->param[param];
+    mf_param_view v = mf_model_param(m, param);
+    for (int i = 0; i < count; i++) {
+        int64_t first = mf_max(heads[i] * p->unit, v.first_row);
+        int64_t rows = mf_min((heads[i] + 1) * p->unit, v.first_row + v.slice_rows) - first;
+        if (rows <= 0) continue;
+        float *own = (float *)m->store.grads.own + v.offset + (first - v.first_row) * v.cols;
+        float *at = sums + (i * p->unit + first - heads[i] * p->unit) * v.cols;
+        size_t bytes = (size_t)(rows * v.cols) * sizeof(float);
+        MF_TRY(mf_copy_rows(m->device, 1, bytes, in ? at : own, bytes, in ? own : at, bytes));
+    }
+    return MF_OK;
+}
+
+static mf_status sum_shared(mf_model *m, int param, int64_t *heads) {
+    mf_status status = MF_OK;
+    const mf_param *p = &m->param[param];
+    int count = shared_heads(m, p, heads);
+    int64_t elements = count * p->unit * p->cols;
+    mf_buffer sums = {0};
+    MF_GO(mf_work(m, elements, sizeof(float), "gradients of key heads that several ranks have", &sums));
+    MF_GO(mf_zero(m->device, sums.data, (size_t)elements * sizeof(float)));
+    MF_GO(move_shared(m, param, heads, count, sums.data, true));
+    MF_GO(mf_allreduce(m->sharers, sums.data, elements, MF_F32, NULL));
+    MF_GO(move_shared(m, param, heads, count, sums.data, false));
+fail:
+    mf_buffer_free(m->memory, &sums);
+    return status;
+}
+
+mf_status mf_params_sum_shared(mf_model *m) {
+    mf_status status = MF_OK;
+    int64_t *heads = NULL;
+    MF_TRY(mf_host_alloc((size_t)mf_comm_size(m->tensor), sizeof *heads, &heads));
+    for (int64_t layer = 0; layer < m->config.layers; layer++) {
+        MF_GO(sum_shared(m, mf_layer_param(layer, MF_WK), heads));
+        MF_GO(sum_shared(m, mf_layer_param(layer, MF_WV), heads));
+    }
+fail:
+    mf_host_free(heads);
+    return status;
+}
+
+/* Elements begin .. end - 1 of the store, of those that this rank updates. */
+static mf_status squares(mf_model *m, int64_t begin, int64_t end, double *sum) {
+    begin = mf_max(begin, m->store.first);
+    int64_t n = mf_min(end, m->store.first + m->store.count) - begin;
+    *sum = 0;
+    return n > 0 ? mf_sum_squares(m->device, n, (float *)m->store.grads.own + begin, sum) : MF_OK;
+}
+
+mf_status mf_model_grad_squares(mf_model *m, double *sum) {
+    int replicas = mf_comm_size(m->store.replicas);
+    *sum = 0;
+    if (replicas > 1 && m->store.count == m->store.elements && mf_comm_rank(m->store.replicas) > 0)
+        return MF_OK;
+    MF_TRY(squares(m, 0, m->store.elements, sum));
+    for (int i = 0; i < m->params; i++) {
+        mf_param_view v = mf_model_param(m, i);
+        double twice = 0;
+        if (v.shared_rows) MF_TRY(squares(m, v.offset, v.offset + v.shared_rows * v.slice_cols, &twice));
+        *sum -= twice;
+    }
+    return MF_OK;
+}
+
+/* This rank's part of a whole gradient: what it updates and counts; zeros elsewhere. */
+static void lay_out_gradient(mf_model *m, const mf_param_view *v, float *whole) {
+    const float *grads = m->store.grads.own;
+    bool first_replica = mf_comm_rank(m->store.replicas) == 0;
+    if (m->store.count == m->store.elements && !first_replica) return;
+    for (int64_t row = v->shared_rows; row < v->slice_rows; row++)
+        for (int64_t col = 0; col < v->slice_cols; col++) {
+            int64_t at = v->offset + row * v->slice_cols + col;
+            if (at >= m->store.first && at < m->store.first + m->store.count)
+                whole[(v->first_row + row) * v->cols + v->first_col + col] = grads[at];
+        }
+}
+
+mf_status mf_model_collect_gradient(mf_model *m, int index, float *whole) {
+    mf_param_view v = mf_model_param(m, index);
+    int64_t elements = mf_max(v.rows, 1) * v.cols;
+    MF_TRY(mf_zero(m->device, whole, (size_t)elements * sizeof(float)));
+    if (!v.replicated)
+        lay_out_gradient(m, &v, whole);
+    else if (mf_comm_rank(m->world) == 0)
+        for (int64_t col = 0; col < v.cols; col++) whole[col] = ((float *)m->norm_grads.data)[v.offset + col];
+    return mf_reduce(m->world, whole, elements, 0, NULL);
 }
 
 mf_status mf_model_init(mf_model *m, float *master) {

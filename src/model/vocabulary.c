@@ -1,6 +1,7 @@
 /* vocabulary.c: the embedding and the output head with its cross-entropy, folded: vocabulary shards stream
  * past, each rank keeps its tokens' running log-sum-exp, and logits exist for one shard and one tile of rows
- * at a time. */
+ * at a time. Ranks of a tensor axis see the same tokens, each its share of the vocabulary: rows of the
+ * embedding are summed, and the log-sum-exps merged. */
 #include "model/model.h"
 
 /* A tile of logits: at most this many columns of a shard, and 32 MiB in f32. */
@@ -16,10 +17,10 @@ static mf_embed_args embed_args(const mf_model *m, const int32_t *ids, int shard
                            .ids = ids};
 }
 
-mf_status mf_embed(mf_model *m, const int32_t *ids, void *out) {
+static mf_status embed_turns(mf_model *m, const int32_t *ids, void *out) {
     mf_status status = MF_OK;
     mf_stream s = {0};
-    MF_GO(mf_stream_open(&s, m->layout->vocabulary, &m->store, mf_embedding_part(m), MF_PASS_FORWARD));
+    MF_GO(mf_part_open(m, mf_embedding_part(m), MF_PASS_FORWARD, &s));
     for (mf_turn turn; mf_stream_more(&s);) {
         MF_GO(mf_stream_turn(&s, &turn));
         mf_embed_args args = embed_args(m, ids, turn.shard);
@@ -34,14 +35,52 @@ fail:
     return status;
 }
 
+/* Ids of other ranks' shares leave their rows as they are: zeros, for the sum. */
+static mf_status embed_and_sum(mf_model *m, const int32_t *ids, void *out) {
+    mf_status status = MF_OK;
+    size_t row = (size_t)m->config.hidden * mf_dtype_bytes(m->options.type),
+           held_row = row * (size_t)m->reduction.held;
+    mf_buffer all = {0};
+    void *held = NULL;
+    MF_GO(mf_work(m, m->tokens, row, "rows of the embedding", &all));
+    MF_GO(mf_zero(m->device, all.data, (size_t)m->tokens * row));
+    MF_GO(embed_turns(m, ids, all.data));
+    MF_GO(mf_reduction_sum(&m->reduction, all.data, &held));
+    MF_GO(mf_copy_rows(m->device, 1, held_row, out, held_row, held, held_row));
+fail:
+    mf_buffer_free(m->memory, &all);
+    return status;
+}
+
+mf_status mf_embed(mf_model *m, const int32_t *ids, void *out) {
+    return mf_comm_size(m->tensor) == 1 ? embed_turns(m, ids, out) : embed_and_sum(m, ids, out);
+}
+
+/* The residual stream's gradient, of all tokens: as it is where this rank has it whole. */
+static mf_status embedding_grad(mf_model *m, mf_normed *gathered, mf_embed_args *args) {
+    if (!mf_reduction_scatters(m->reduction.kind)) {
+        args->d_out = m->dx.data;
+        args->d_out_type = MF_F32;
+        return MF_OK;
+    }
+    MF_TRY(mf_block_grad(m, gathered));
+    args->d_out = gathered->all;
+    args->d_out_type = m->options.type;
+    return MF_OK;
+}
+
 mf_status mf_embed_grads(mf_model *m, const int32_t *ids) {
     mf_status status = MF_OK;
     mf_stream s = {0};
-    MF_GO(mf_stream_open(&s, m->layout->vocabulary, &m->store, mf_embedding_part(m), MF_PASS_GRADS));
+    mf_normed gathered = {0};
+    mf_embed_args source = {0};
+    MF_GO(embedding_grad(m, &gathered, &source));
+    MF_GO(mf_part_open(m, mf_embedding_part(m), MF_PASS_GRADS, &s));
     for (mf_turn turn; mf_stream_more(&s);) {
         MF_GO(mf_stream_turn(&s, &turn));
         mf_embed_args args = embed_args(m, ids, turn.shard);
-        args.d_out = m->dx.data;
+        args.d_out = source.d_out;
+        args.d_out_type = source.d_out_type;
         MF_GO(mf_stream_grads(&s, &args.d_table));
         MF_GO(mf_embed_backward(m->device, &args));
         MF_GO(mf_stream_end_turn(&s));
@@ -49,6 +88,7 @@ mf_status mf_embed_grads(mf_model *m, const int32_t *ids) {
     MF_GO(mf_stream_finish(&s));
 fail:
     mf_stream_close(&s);
+    mf_normed_free(m, &gathered);
     return status;
 }
 
@@ -57,7 +97,7 @@ typedef struct head {
     mf_model *model;
     const int32_t *labels;
     int64_t tile;       /* rows */
-    mf_buffer normed;   /* [tokens, hidden] compute type */
+    mf_normed normed;   /* [tokens, hidden] compute type */
     mf_buffer state;    /* [3][tokens] f32: maximum, sum, label's logit */
     mf_buffer logits;   /* [tile, width of a shard] f32 */
     mf_buffer d_logits; /* the same in the compute type */
@@ -65,11 +105,11 @@ typedef struct head {
 } head;
 
 static mf_status head_begin(head *e, mf_model *m, const void *x, const int32_t *labels, bool grads) {
-    int64_t h = m->config.hidden, width = mf_min(mf_ceil_div(m->config.vocab, m->shards), LOGITS_COLS);
+    int64_t h = m->config.hidden, width = mf_min(mf_param_widest(m, mf_head_param(m)), LOGITS_COLS);
     size_t size = mf_dtype_bytes(m->options.type);
     *e = (head){.model = m, .labels = labels};
-    e->tile = mf_max(1, mf_min(mf_min(m->tokens, MF_ROW_TILE), LOGITS_MAX / width));
-    MF_TRY(mf_work(m, m->tokens * h, size, "the head's input", &e->normed));
+    e->tile = mf_max(1, mf_min(mf_min(m->tokens, MF_ROW_TILE), LOGITS_MAX / mf_max(1, width)));
+    MF_TRY(mf_normed_make(m, mf_final_norm_param(m), x, &e->normed));
     MF_TRY(mf_work(m, 3 * m->tokens, sizeof(float), "the loss's running sums", &e->state));
     MF_TRY(mf_work(m, e->tile * width, sizeof(float), "logits of a tile", &e->logits));
     if (grads) {
@@ -77,13 +117,13 @@ static mf_status head_begin(head *e, mf_model *m, const void *x, const int32_t *
             MF_TRY(mf_work(m, e->tile * width, size, "gradient of a tile of logits", &e->d_logits));
         MF_TRY(mf_work(m, m->tokens * h, sizeof(float), "gradient of the head's input", &e->dnormed));
     }
-    return mf_norm_forward(m, mf_final_norm_param(m), x, e->normed.data);
+    return MF_OK;
 }
 
 static void head_end(head *e) {
-    mf_buffer *all[] = {&e->normed, &e->state, &e->logits, &e->d_logits, &e->dnormed};
-    for (size_t i = 0; e->model && i < sizeof all / sizeof *all; i++)
-        mf_buffer_free(e->model->memory, all[i]);
+    mf_buffer *all[] = {&e->state, &e->logits, &e->d_logits, &e->dnormed};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(e->model->memory, all[i]);
+    mf_normed_free(e->model, &e->normed);
 }
 
 static mf_xent_args rows_of(const head *e, int64_t row, int64_t rows) {
@@ -134,8 +174,34 @@ static mf_status logits_of(head *e, const tile *t, const mf_slice *slice, const 
     out->width = t->cols;
     out->first = slice->first + t->col;
     out->logits = e->logits.data;
-    return mf_linear_forward(&l, mf_at(m, e->normed.data, t->row * h), h, mf_at_const(m, weights, t->col * h),
-                             out->logits, t->cols, MF_F32, false);
+    return mf_linear_forward(&l, mf_at_const(m, e->normed.all, t->row * h), h,
+                             mf_at_const(m, weights, t->col * h), out->logits, t->cols, MF_F32, false);
+}
+
+/* What the ranks' shares of the vocabulary say of each token, merged: the same on all. */
+static mf_status merge_states(head *e, mf_xent_args *all) {
+    mf_status status = MF_OK;
+    mf_model *m = e->model;
+    int ranks = mf_comm_size(m->tensor);
+    size_t bytes = 3 * (size_t)m->tokens * sizeof(float), *offsets = NULL;
+    mf_buffer states = {0};
+    if (ranks == 1) return MF_OK;
+    MF_GO(mf_host_alloc((size_t)ranks + 1, sizeof *offsets, &offsets));
+    for (int r = 0; r <= ranks; r++) offsets[r] = (size_t)r * bytes;
+    MF_GO(mf_work(m, 3 * m->tokens * ranks, sizeof(float), "the loss's sums of all ranks", &states));
+    MF_GO(mf_allgather(m->tensor, e->state.data, states.data, offsets, NULL));
+    MF_GO(mf_xent_merge(m->device, all, ranks, states.data));
+fail:
+    mf_buffer_free(m->memory, &states);
+    mf_host_free(offsets);
+    return status;
+}
+
+/* Ranks of a tensor axis have the same tokens: their loss counts once. */
+static mf_status own_loss(const head *e, const mf_xent_args *all, double *loss) {
+    MF_TRY(mf_xent_loss(e->model->device, all, loss));
+    if (mf_comm_rank(e->model->tensor) > 0) *loss = 0;
+    return MF_OK;
 }
 
 static mf_status loss_pass(head *e, double *loss) {
@@ -144,7 +210,7 @@ static mf_status loss_pass(head *e, double *loss) {
     mf_stream s = {0};
     mf_xent_args all = rows_of(e, 0, m->tokens), args;
     MF_GO(mf_xent_begin(m->device, &all));
-    MF_GO(mf_stream_open(&s, m->layout->vocabulary, &m->store, mf_head_part(m), MF_PASS_FORWARD));
+    MF_GO(mf_part_open(m, mf_head_part(m), MF_PASS_FORWARD, &s));
     for (mf_turn turn; mf_stream_more(&s);) {
         MF_GO(mf_stream_turn(&s, &turn));
         mf_slice slice = mf_param_slice(m, mf_head_param(m), turn.shard);
@@ -155,7 +221,8 @@ static mf_status loss_pass(head *e, double *loss) {
         MF_GO(mf_stream_end_turn(&s));
     }
     MF_GO(mf_stream_finish(&s));
-    MF_GO(mf_xent_loss(m->device, &all, loss));
+    MF_GO(merge_states(e, &all));
+    MF_GO(own_loss(e, &all, loss));
 fail:
     mf_stream_close(&s);
     return status;
@@ -188,7 +255,7 @@ static mf_status grad_turn(head *e, mf_stream *s, float scale) {
         mf_linear l = linear(m, &t);
         MF_TRY(grad_tile(e, &t, &slice, turn.weights, scale, &d_logits));
         if (!dw) MF_TRY(mf_stream_grads(s, &dw));
-        MF_TRY(mf_linear_weight_grad(&l, d_logits, t.cols, mf_at(m, e->normed.data, t.row * h), h,
+        MF_TRY(mf_linear_weight_grad(&l, d_logits, t.cols, mf_at_const(m, e->normed.all, t.row * h), h,
                                      mf_grad_at(dw, t.col * h)));
     }
     if (!dw) MF_TRY(mf_stream_grads(s, &dw)); /* nothing here: others' shares still pass through */
@@ -200,7 +267,7 @@ static mf_status grad_pass(head *e, float scale) {
     mf_model *m = e->model;
     mf_stream s = {0};
     MF_GO(mf_zero(m->device, e->dnormed.data, (size_t)(m->tokens * m->config.hidden) * sizeof(float)));
-    MF_GO(mf_stream_open(&s, m->layout->vocabulary, &m->store, mf_head_part(m), MF_PASS_BACKWARD));
+    MF_GO(mf_part_open(m, mf_head_part(m), MF_PASS_BACKWARD, &s));
     while (mf_stream_more(&s)) MF_GO(grad_turn(e, &s, scale));
     MF_GO(mf_stream_finish(&s));
 fail:
@@ -220,10 +287,12 @@ mf_status mf_head_gradients(mf_model *m, const void *x, const int32_t *labels, f
     mf_status status = MF_OK;
     head e;
     MF_GO(head_begin(&e, m, x, labels, true));
+    m->next = mf_head_part(m); /* kept */
     MF_GO(loss_pass(&e, loss));
+    m->next = mf_first_of_backward(m, m->config.layers - 1);
     MF_GO(grad_pass(&e, scale));
-    MF_GO(mf_zero(m->device, m->dx.data, (size_t)(m->tokens * m->config.hidden) * sizeof(float)));
-    MF_GO(mf_norm_backward(m, mf_final_norm_param(m), x, e.dnormed.data));
+    MF_GO(mf_zero(m->device, m->dx.data, (size_t)(m->reduction.held * m->config.hidden) * sizeof(float)));
+    MF_GO(mf_residual_backward(m, &e.normed, mf_final_norm_param(m), x, e.dnormed.data));
 fail:
     head_end(&e);
     return status;

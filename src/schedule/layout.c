@@ -1,27 +1,240 @@
-/* layout.c: the layouts, as a table. */
-#include "meshfold/schedule.h"
+/* layout.c: from a mesh and a few words to which way each part of the model takes, on which axes. */
+#include "schedule/kinds.h"
 
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-static const mf_layout layouts[] = {
-    {.name = "single",
-     .attention = &mf_stream_resident,
-     .mlp = &mf_stream_resident,
-     .vocabulary = &mf_stream_resident,
-     .exchange = &mf_exchange_none},
-    {.name = "tsp",
-     .weights_axis = "tsp",
-     .sequence_axis = "tsp",
-     .attention = &mf_stream_broadcast,
-     .mlp = &mf_stream_ring,
-     .vocabulary = &mf_stream_ring,
-     .exchange = &mf_exchange_allgather},
-};
+const mf_layout_words mf_layout_words_none = {.kv_bucket = -1, .zero = -1};
 
-static bool has_axis(const mf_mesh_spec *mesh, const char *name) {
-    for (int i = 0; i < mesh->axes; i++)
-        if (strcmp(mesh->axis[i].name, name) == 0) return true;
-    return false;
+static const mf_stream_kind *const streams[] = {&mf_stream_resident, &mf_stream_gather, &mf_stream_broadcast,
+                                                &mf_stream_ring};
+static const mf_exchange_kind *const exchanges[] = {&mf_exchange_none, &mf_exchange_allgather,
+                                                    &mf_exchange_ring, &mf_exchange_ulysses};
+static const mf_reduction_kind *const reductions[] = {&mf_reduction_none, &mf_reduction_allreduce,
+                                                      &mf_reduction_scatter};
+#define COUNT(list) (sizeof(list) / sizeof *(list))
+
+/* NULL for a word that names none. */
+static const mf_stream_kind *stream_named(const char *name) {
+    for (size_t i = 0; name && i < COUNT(streams); i++)
+        if (strcmp(streams[i]->name, name) == 0) return streams[i];
+    return NULL;
 }
 
-const mf_layout *mf_layout_find(const mf_mesh_spec *mesh) { return &layouts[has_axis(mesh, "tsp") ? 1 : 0]; }
+static const mf_exchange_kind *exchange_named(const char *name) {
+    for (size_t i = 0; name && i < COUNT(exchanges); i++)
+        if (strcmp(exchanges[i]->name, name) == 0) return exchanges[i];
+    return NULL;
+}
+
+static const mf_reduction_kind *reduction_named(const char *name) {
+    for (size_t i = 0; name && i < COUNT(reductions); i++)
+        if (strcmp(reductions[i]->name, name) == 0) return reductions[i];
+    return NULL;
+}
+
+/* What the axes alone ask for. */
+mf_layout mf_layout_of(const mf_mesh_spec *mesh) {
+    mf_axes tsp = mf_mesh_find(mesh, "tsp"), sp = mf_mesh_find(mesh, "sp");
+    mf_layout l = {.data = mf_mesh_find(mesh, "dp"),
+                   .tensor = mf_mesh_find(mesh, "tp"),
+                   .stream = tsp,
+                   .sequence = tsp | sp,
+                   .attention = tsp ? &mf_stream_broadcast : &mf_stream_resident,
+                   .mlp = tsp ? &mf_stream_ring : &mf_stream_resident,
+                   .vocabulary = tsp ? &mf_stream_ring : &mf_stream_resident,
+                   .cut_updates = true};
+    l.exchange = l.sequence ? &mf_exchange_allgather : &mf_exchange_none;
+    l.reduction = l.tensor ? &mf_reduction_allreduce : &mf_reduction_none;
+    return l;
+}
+
+mf_axes mf_layout_replicas(const mf_mesh_spec *mesh, const mf_layout *layout) {
+    mf_axes all = (1u << mesh->axes) - 1;
+    return all & ~(layout->tensor | layout->stream);
+}
+
+#define MESH "--mesh %.100s: "
+
+/* One of the words in a mesh's text, and where its value goes. Values live in `held`. */
+typedef struct words {
+    mf_layout_words given;
+    char held[5][16];
+    char axes[256];
+    int axis_count;
+} words;
+
+static const char *const word_names[] = {"stream",    "attention-stream", "mlp-stream", "exchange",
+                                         "reduction", "kv-bucket",        "zero"};
+enum { TEXT_WORDS = 5 };
+
+static int word_find(const char *name, size_t length) {
+    for (size_t i = 0; i < COUNT(word_names); i++)
+        if (strlen(word_names[i]) == length && memcmp(word_names[i], name, length) == 0) return (int)i;
+    return -1;
+}
+
+static mf_status set_number(const char *whole, int word, const char *value, words *out) {
+    char *end = NULL;
+    long number = strtol(value, &end, 10);
+    bool digits = value[0] >= '0' && value[0] <= '9' && (*end == ',' || *end == '\0');
+    bool zero = strcmp(word_names[word], "zero") == 0;
+    if (!digits || number > (zero ? 1 : INT_MAX))
+        return MF_FAIL(MF_EINVAL, MESH "%s takes %s", whole, word_names[word],
+                       zero ? "0 or 1" : "a whole number from 0");
+    if (zero)
+        out->given.zero = (int)number;
+    else
+        out->given.kv_bucket = number;
+    return MF_OK;
+}
+
+static mf_status set_word(const char *whole, int word, const char *value, size_t length, words *out) {
+    const char **texts[TEXT_WORDS] = {&out->given.stream, &out->given.attention_stream,
+                                      &out->given.mlp_stream, &out->given.exchange, &out->given.reduction};
+    if (word >= TEXT_WORDS) return set_number(whole, word, value, out);
+    snprintf(out->held[word], sizeof out->held[word], "%.*s", (int)length, value);
+    *texts[word] = out->held[word];
+    return MF_OK;
+}
+
+/* Parts "tp=2,exchange=ring" into axes and words. */
+static mf_status part_words(const char *text, words *out) {
+    size_t used = 0;
+    *out = (words){.given = mf_layout_words_none};
+    for (const char *at = text;;) {
+        size_t length = strcspn(at, ","), name = strcspn(at, "=,");
+        int word = name < length ? word_find(at, name) : -1;
+        if (word >= 0) {
+            MF_TRY(set_word(text, word, at + name + 1, length - name - 1, out));
+        } else {
+            if (used + length + 2 > sizeof out->axes) return MF_FAIL(MF_EINVAL, MESH "is too long", text);
+            used += (size_t)snprintf(out->axes + used, sizeof out->axes - used, "%s%.*s",
+                                     out->axis_count++ ? "," : "", (int)length, at);
+        }
+        if (at[length] == '\0') return MF_OK;
+        at += length + 1;
+    }
+}
+
+static mf_status unknown(const char *text, const char *word, const char *value, const char *known) {
+    return MF_FAIL(MF_EINVAL, MESH "%s can't be \"%s\"; it is %s", text, word, value, known);
+}
+
+static mf_status check_stream(const char *text, const char *word, const char *value) {
+    if (!value || stream_named(value)) return MF_OK;
+    return unknown(text, word, value, "resident, gather, broadcast or ring");
+}
+
+static mf_status check_words(const char *text, const mf_layout_words *w) {
+    MF_TRY(check_stream(text, "stream", w->stream));
+    MF_TRY(check_stream(text, "attention-stream", w->attention_stream));
+    MF_TRY(check_stream(text, "mlp-stream", w->mlp_stream));
+    if (w->exchange && !exchange_named(w->exchange))
+        return unknown(text, "exchange", w->exchange, "none, allgather, ring or ulysses");
+    if (w->reduction && !reduction_named(w->reduction))
+        return unknown(text, "reduction", w->reduction, "allreduce or scatter");
+    return MF_OK;
+}
+
+/* Streams need an axis to run on: tsp, or else sp. Sets what is given and fits; tells whether it fitted. */
+static bool apply_streams(const mf_mesh_spec *mesh, const mf_layout_words *w, mf_layout *l) {
+    const mf_stream_kind *all = stream_named(w->stream), *attention = stream_named(w->attention_stream);
+    const mf_stream_kind *mlp = stream_named(w->mlp_stream);
+    mf_axes on = l->stream ? l->stream : mf_mesh_find(mesh, "sp");
+    if (!all && !attention && !mlp) return true;
+    if (!on) return (!all || all->resident) && (!attention || attention->resident) && (!mlp || mlp->resident);
+    mf_layout next = *l;
+    if (all) next.attention = next.mlp = next.vocabulary = all;
+    if (attention) next.attention = attention;
+    if (mlp) next.mlp = mlp;
+    bool resident = next.attention->resident && next.mlp->resident && next.vocabulary->resident;
+    bool streamed = !next.attention->resident && !next.mlp->resident;
+    if (streamed && next.vocabulary->resident) next.vocabulary = next.mlp;
+    next.stream = resident ? 0 : on;
+    if ((resident && l->stream) || !(resident || streamed)) return false;
+    *l = next;
+    return true;
+}
+
+static bool apply_exchange(const mf_layout_words *w, mf_layout *l) {
+    const mf_exchange_kind *kind = exchange_named(w->exchange);
+    if (!kind) return true;
+    if ((kind == &mf_exchange_none) != !l->sequence) return false;
+    l->exchange = kind;
+    return true;
+}
+
+static bool apply_reduction(const mf_layout_words *w, mf_layout *l) {
+    const mf_reduction_kind *kind = reduction_named(w->reduction);
+    if (!kind) return true;
+    if ((kind == &mf_reduction_none) != !l->tensor) return false;
+    l->reduction = kind;
+    return true;
+}
+
+static void apply_numbers(const mf_layout_words *w, mf_layout *l) {
+    if (w->kv_bucket >= 0) l->kv_bucket = w->kv_bucket;
+    if (w->zero >= 0) l->cut_updates = w->zero > 0;
+}
+
+static mf_status check_heads(const char *text, const mf_layout *l) {
+    if (!l->exchange->all_heads || l->attention != &mf_stream_broadcast) return MF_OK;
+    return MF_FAIL(MF_EINVAL,
+                   MESH "exchange=%s needs all heads at once: with it, use attention-stream=ring or gather",
+                   text, l->exchange->name);
+}
+
+static mf_status check_bucket(const char *text, const mf_layout_words *w, const mf_layout *l) {
+    if (w->kv_bucket <= 0 || l->exchange == &mf_exchange_allgather) return MF_OK;
+    return MF_FAIL(MF_EINVAL,
+                   MESH "kv-bucket says how many heads exchange=allgather gathers at once, here it is %s",
+                   text, l->exchange->name);
+}
+
+/* Defaults that must be of use count as given, where the text has nothing else. */
+static void take_defaults(mf_layout_words *given, const mf_layout_words *defaults) {
+    if (!defaults->strict) return;
+    if (!given->stream) given->stream = defaults->stream;
+    if (!given->attention_stream) given->attention_stream = defaults->attention_stream;
+    if (!given->mlp_stream) given->mlp_stream = defaults->mlp_stream;
+    if (!given->exchange) given->exchange = defaults->exchange;
+    if (!given->reduction) given->reduction = defaults->reduction;
+    if (given->kv_bucket < 0) given->kv_bucket = defaults->kv_bucket;
+    if (given->zero < 0) given->zero = defaults->zero;
+}
+
+mf_status mf_layout_parse(const char *text, const mf_layout_words *defaults, mf_mesh_spec *mesh,
+                          mf_layout *out) {
+    words w;
+    MF_TRY(part_words(text, &w));
+    MF_TRY(mf_mesh_parse(w.axis_count ? w.axes : "single", mesh));
+    MF_TRY(check_words(text, &w.given));
+    MF_TRY(check_words(text, defaults));
+    take_defaults(&w.given, defaults);
+    *out = mf_layout_of(mesh);
+    apply_streams(mesh, defaults, out);
+    apply_numbers(defaults, out);
+    if (!apply_streams(mesh, &w.given, out))
+        return MF_FAIL(
+            MF_EINVAL, MESH "%s", text,
+            mf_mesh_find(mesh, "tsp")  ? "on tsp no stream can be resident: use gather, broadcast or ring"
+            : mf_mesh_find(mesh, "sp") ? "attention-stream and mlp-stream are both resident or both not"
+                                       : "a stream other than resident needs an axis sp or tsp");
+    apply_exchange(defaults, out);
+    if (!apply_exchange(&w.given, out))
+        return MF_FAIL(MF_EINVAL, MESH "exchange=%s %s", text, w.given.exchange,
+                       out->sequence
+                           ? "leaves queries without the keys of other ranks: use allgather, ring or ulysses"
+                           : "needs an axis that cuts the sequence: sp or tsp");
+    apply_reduction(defaults, out);
+    if (!apply_reduction(&w.given, out))
+        return MF_FAIL(MF_EINVAL, MESH "reduction=%s %s", text, w.given.reduction,
+                       out->tensor ? "leaves partial sums on an axis tp: use allreduce or scatter"
+                                   : "needs an axis tp");
+    apply_numbers(&w.given, out);
+    MF_TRY(check_heads(text, out));
+    return check_bucket(text, &w.given, out);
+}

@@ -1,34 +1,13 @@
-/* stream.c: what all streams share: the resident store, the slots in flight, the walk over turns. */
+/* stream.c: what all streams share: the slots in flight, the walk over turns. */
 #include "schedule/kinds.h"
-
-mf_status mf_store_create(mf_comm *comm, mf_device *device, mf_dtype type, int64_t elements, bool grads,
-                          mf_store *out) {
-    mf_status status = MF_OK;
-    mf_memory *memory = mf_device_memory(device);
-    size_t count = (size_t)elements;
-    *out = (mf_store){.comm = comm, .device = device, .type = type, .elements = elements};
-    MF_GO(mf_shared_alloc(comm, memory, MF_WEIGHTS, count * mf_dtype_bytes(type), "weights", &out->weights));
-    if (grads)
-        MF_GO(mf_shared_alloc(comm, memory, MF_GRADS, count * sizeof(float), "gradients", &out->grads));
-    return MF_OK;
-fail:
-    mf_store_destroy(out);
-    return status;
-}
-
-void mf_store_destroy(mf_store *store) {
-    if (!store->comm) return;
-    mf_memory *memory = mf_device_memory(store->device);
-    mf_shared_free(store->comm, memory, &store->weights);
-    mf_shared_free(store->comm, memory, &store->grads);
-    *store = (mf_store){0};
-}
 
 static int64_t largest_shard(const mf_stream *s) {
     int64_t largest = 0;
     for (int i = 0; i < mf_stream_size(s); i++) largest = mf_max(largest, s->part->elements[i]);
     return largest;
 }
+
+static bool alone(const mf_stream *s) { return mf_stream_size(s) == 1; }
 
 /* Two of each, so that one is on its way while the other is used. */
 static mf_status slots_alloc(mf_stream *s) {
@@ -52,41 +31,48 @@ mf_status mf_stream_open(mf_stream *s, const mf_stream_kind *kind, mf_store *sto
                          mf_pass pass) {
     mf_status status = MF_OK;
     *s = (mf_stream){.kind = kind, .store = store, .part = part, .pass = pass};
-    s->turns = kind->one_shard ? 1 : mf_stream_size(s);
+    s->turns = kind->resident || kind->gathers ? 1 : mf_stream_size(s);
     s->borrows = mf_comm_borrows(store->comm);
-    if (s->turns > 1) MF_GO(slots_alloc(s));
-    if (s->turns > 1 && kind->begin) MF_GO(kind->begin(s));
+    if (alone(s)) return MF_OK;
+    if (kind->resident)
+        return MF_FAIL(MF_EINVAL, "axis %s: weights that are cut over %d ranks can't be resident",
+                       mf_comm_axis(store->comm), mf_stream_size(s));
+    MF_GO(slots_alloc(s));
+    if (kind->begin) MF_GO(kind->begin(s));
     return MF_OK;
 fail:
     mf_stream_close(s);
     return status;
 }
 
+mf_status mf_stream_ahead(mf_store *store, const mf_stream_kind *kind, const mf_part *part) {
+    if (!part || !kind->gathers || mf_comm_size(store->comm) == 1) return MF_OK;
+    return mf_gather_ahead(store, part);
+}
+
 bool mf_stream_more(const mf_stream *s) { return s->turn < s->turns; }
 
 /* An axis of one rank needs no schedule: all is its own. */
 mf_status mf_stream_turn(mf_stream *s, mf_turn *out) {
-    *out = (mf_turn){.shard = s->turns == 1 ? 0 : s->kind->shard(s, s->turn)};
-    if (s->turns > 1) return s->kind->turn(s, &out->weights);
+    *out = (mf_turn){.shard = alone(s) ? 0 : s->kind->shard(s, s->turn)};
+    if (!alone(s)) return s->kind->turn(s, &out->weights);
     out->weights = mf_own_weights(s);
     return MF_OK;
 }
 
 mf_status mf_stream_grads(mf_stream *s, float **out) {
-    if (s->turns > 1) return s->kind->grads(s, out);
+    if (!alone(s)) return s->kind->grads(s, out);
     *out = mf_own_grads(s);
     return MF_OK;
 }
 
 mf_status mf_stream_end_turn(mf_stream *s) {
-    if (s->turns > 1) MF_TRY(s->kind->end_turn(s));
+    if (!alone(s)) MF_TRY(s->kind->end_turn(s));
     s->turn++;
     return MF_OK;
 }
 
-mf_status mf_stream_finish(mf_stream *s) {
-    return s->turns > 1 && s->kind->finish ? s->kind->finish(s) : MF_OK;
-}
+mf_status mf_stream_finish(mf_stream *s) { return !alone(s) && s->kind->finish ? s->kind->finish(s) : MF_OK; }
 
 /* Nothing is outstanding unless an error came. */
 void mf_stream_close(mf_stream *s) {
@@ -100,7 +86,12 @@ void mf_stream_close(mf_stream *s) {
         mf_buffer_free(memory, &s->weights[i]);
         mf_buffer_free(memory, &s->grads[i]);
     }
+    mf_whole_part_drop(s->store, &s->whole);
     *s = (mf_stream){0};
 }
 
-const mf_stream_kind mf_stream_resident = {.name = "resident", .one_shard = true};
+bool mf_stream_staggers(const mf_stream_kind *kind) { return kind->staggers; }
+bool mf_stream_gathers(const mf_stream_kind *kind) { return kind->gathers; }
+const char *mf_stream_name(const mf_stream_kind *kind) { return kind->name; }
+
+const mf_stream_kind mf_stream_resident = {.name = "resident", .resident = true};

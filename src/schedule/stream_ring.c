@@ -79,6 +79,7 @@ static mf_status end_turn(mf_stream *s) {
 
 const mf_stream_kind mf_stream_ring = {
     .name = "ring",
+    .staggers = true,
     .sends_weights = true,
     .sends_grads = true,
     .shard = shard_of,

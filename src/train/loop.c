@@ -5,29 +5,38 @@
 
 enum { SKIPPED_MAX = 10 };
 
-/* This rank's tokens of sequence `at` of a buffer of sequences. */
-static void place(mf_run_state *r, int64_t at, const int32_t *ids, const int32_t *labels) {
+void mf_loop_place(mf_run_state *r, int64_t at, const int32_t *ids, const int32_t *labels) {
     int64_t rows = mf_model_rows(r->model);
     if (rows == 0) return;
     mf_model_cut(r->model, ids, (int32_t *)r->ids.data + at * rows);
     mf_model_cut(r->model, labels, (int32_t *)r->labels.data + at * rows);
 }
 
-static mf_status gradients(mf_run_state *r, int64_t step, mf_update *u) {
+/* Draws this replica's sequences of a step: of every micro-batch, one run among the replicas'. */
+static void draw_step(mf_run_state *r, int64_t step) {
     const mf_train_options *o = r->options;
-    int64_t sequences = o->accumulate * o->model.batch, rows = mf_model_rows(r->model);
-    double scale = 1.0 / (double)(sequences * o->model.tokens);
-    for (int64_t i = 0; i < sequences; i++) {
-        mf_dataset_draw(&o->data, o->model.tokens, o->model.seed, (uint64_t)(step * sequences + i),
+    int64_t batch = o->model.batch, sequences = mf_loop_sequences(r);
+    for (int64_t i = 0; i < o->accumulate * batch; i++) {
+        int64_t of_step = (i / batch * r->replicas + r->replica) * batch + i % batch;
+        mf_dataset_draw(&o->data, o->model.tokens, o->model.seed, (uint64_t)(step * sequences + of_step),
                         r->whole_ids.data, r->whole_labels.data);
-        place(r, i, r->whole_ids.data, r->whole_labels.data);
+        mf_loop_place(r, i, r->whole_ids.data, r->whole_labels.data);
     }
+}
+
+mf_status mf_loop_update(mf_run_state *r, int64_t step, mf_update *u) {
+    const mf_train_options *o = r->options;
+    int64_t rows = mf_model_rows(r->model);
+    double scale = 1.0 / (double)(mf_loop_sequences(r) * o->model.tokens);
+    const int32_t *ids = r->ids.data, *labels = r->labels.data;
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
         int64_t at = micro * o->model.batch * rows;
         double loss = 0;
-        const int32_t *ids = r->ids.data, *labels = r->labels.data;
-        MF_TRY(mf_model_gradients(r->model, ids ? ids + at : NULL, labels ? labels + at : NULL, (float)scale,
-                                  &loss));
+        mf_gradient_call call = {.ids = ids ? ids + at : NULL,
+                                 .labels = labels ? labels + at : NULL,
+                                 .scale = (float)scale,
+                                 .last = micro + 1 == o->accumulate};
+        MF_TRY(mf_model_gradients(r->model, &call, &loss));
         u->loss += loss;
     }
     return mf_optimizer_step(r->optimizer, step, scale, u);
@@ -64,7 +73,7 @@ fail:
 
 static mf_status report_step(mf_run_state *r, int64_t step, const mf_update *u) {
     const mf_train_options *o = r->options;
-    int64_t peak = 0, tokens = o->accumulate * o->model.batch * o->model.tokens;
+    int64_t peak = 0, tokens = mf_loop_sequences(r) * o->model.tokens;
     MF_TRY(largest_peak(r, &peak));
     if (!r->observer || !r->observer->stepped) return MF_OK;
     double took = r->step_s[step];
@@ -88,7 +97,8 @@ static mf_status one_step(mf_run_state *r, int64_t step) {
     mf_update u = {0};
     double start = mf_now_s();
     mf_loop_reset_stats(r);
-    MF_TRY(gradients(r, step, &u));
+    draw_step(r, step);
+    MF_TRY(mf_loop_update(r, step, &u));
     r->step_s[step] = mf_now_s() - start;
     r->all_steps_s += r->step_s[step];
     if (step == 0) r->loss_first = u.loss;
@@ -106,22 +116,22 @@ static void place_evals(mf_run_state *r, int64_t first, int64_t count) {
     for (int64_t b = 0; b < o->model.batch; b++) {
         mf_dataset_eval(&o->data, o->model.tokens, mf_min(first + b, count - 1), ids, labels);
         for (int64_t i = 0; first + b >= count && i < o->model.tokens; i++) labels[i] = -1;
-        place(r, b, ids, labels);
+        mf_loop_place(r, b, ids, labels);
     }
 }
 
 mf_status mf_loop_eval(mf_run_state *r, double *loss) {
     const mf_train_options *o = r->options;
     int64_t count = mf_dataset_evals(&o->data, o->model.tokens), batch = o->model.batch;
-    if (o->eval_batches > 0) count = mf_min(count, o->eval_batches * batch);
+    if (o->eval_batches > 0) count = mf_min(count, o->eval_batches * batch * r->replicas);
     double total = 0;
-    for (int64_t first = 0; first < count; first += batch) {
+    for (int64_t first = 0; first < count; first += batch * r->replicas) {
         double part = 0;
-        place_evals(r, first, count);
+        place_evals(r, first + r->replica * batch, count);
         MF_TRY(mf_model_loss(r->model, r->ids.data, r->labels.data, &part));
         total += part;
     }
-    MF_TRY(mf_allreduce_f64(mf_model_comm(r->model), &total, 1));
+    MF_TRY(mf_allreduce_f64(r->mesh.world, &total, 1));
     *loss = total / (double)(count * o->model.tokens);
     return MF_OK;
 }
@@ -141,7 +151,6 @@ mf_status mf_loop_run(mf_run_state *r) {
         if (last) mf_loop_measure(r, &own);
         if (last || (o->eval_every > 0 && (step + 1) % o->eval_every == 0)) MF_TRY(evaluate(r, step + 1));
     }
-    if (o->save_to)
-        MF_TRY(mf_model_save(r->model, r->mesh.world, mf_optimizer_master(r->optimizer), o->save_to));
+    if (o->save_to) MF_TRY(mf_model_save(r->model, r->device, o->save_to));
     return mf_loop_summarize(r, &own);
 }

@@ -11,7 +11,7 @@ typedef struct mf_run_state {
     mf_memory *memory;
     mf_device *device;
     mf_mesh mesh;
-    const mf_layout *layout;
+    int replica, replicas; /* of data parallelism: which sequences are this rank's */
     mf_model *model;
     mf_optimizer *optimizer;
     mf_buffer ids, labels;             /* [accumulate][batch][rows] int32: this rank's tokens of a step */
@@ -23,13 +23,30 @@ typedef struct mf_run_state {
     int64_t skipped, skipped_in_a_row;
 } mf_run_state;
 
+/* train.c: everything a run needs before its first step; `options` and `world` are set before. Collective. */
+mf_status mf_run_open(mf_run_state *run);
+/* Accepts a run that open left unfinished. */
+void mf_run_close(mf_run_state *run);
+/* The first error of all ranks, of which `own` may be a consequence. */
+mf_status mf_run_first_error(const mf_run_state *run, mf_status own);
+
 /* loop.c */
 mf_status mf_loop_run(mf_run_state *run);
+/* This rank's tokens of a whole sequence, to place `at` of the step's sequences. */
+void mf_loop_place(mf_run_state *run, int64_t at, const int32_t *ids, const int32_t *labels);
+/* One optimizer step on the sequences in place; update->loss is 0 before. Collective. */
+mf_status mf_loop_update(mf_run_state *run, int64_t step, mf_update *update);
 /* Mean loss on the held-out text. Collective. */
 mf_status mf_loop_eval(mf_run_state *run, double *loss);
-/* report.c: model FLOPs of a step over all ranks. */
+/* Sequences of a step, of all replicas. */
+static inline int64_t mf_loop_sequences(const mf_run_state *r) {
+    return r->options->accumulate * r->options->model.batch * r->replicas;
+}
+/* report.c: model FLOPs of a step over all ranks; the forward pass's where there is no other. */
 double mf_loop_step_flops(const mf_run_state *run);
-/* Gathers what all ranks measured and hands the summary to the observer. Collective. */
+/* What all ranks measured: (*out)[ranks], on every rank, owned by the caller (mf_host_free). Collective. */
+mf_status mf_loop_gather(mf_run_state *run, const mf_rank_report *own, mf_rank_report **out);
+/* Gathers the same and hands the summary to the observer. Collective. */
 mf_status mf_loop_summarize(mf_run_state *run, const mf_rank_report *own);
 /* What this rank measured: memory so far, transfers since the last mf_loop_reset_stats. */
 void mf_loop_measure(mf_run_state *run, mf_rank_report *out);

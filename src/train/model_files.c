@@ -91,7 +91,7 @@ static mf_status read_slices(mf_model *model, const mf_safetensors *file, float 
 
 mf_status mf_model_load(mf_model *model, const char *folder, float *master) {
     mf_status status = MF_OK;
-    mf_comm *comm = mf_model_comm(model);
+    mf_comm *comm = mf_model_world(model);
     mf_safetensors *file = NULL;
     char *path = NULL;
     MF_GO(mf_format(&path, "%s/model.safetensors", folder));
@@ -112,7 +112,7 @@ static mf_status write_slices(mf_model *model, const float *master, mf_tensor_wr
     for (int i = 0; i < mf_model_params(model); i++) {
         mf_param_view v = mf_model_param(model, i);
         const float *from = v.replicated ? state.replicated_weights : master;
-        if ((v.replicated && !first_rank) || !from) continue;
+        if (!(v.replicated ? first_rank : state.writes) || !from) continue;
         MF_TRY(mf_tensors_write(writer, i, v.first_row, v.slice_rows, v.first_col, v.slice_cols,
                                 from + v.offset));
     }
@@ -149,7 +149,30 @@ fail:
     return status;
 }
 
-mf_status mf_model_save(mf_model *model, mf_comm *world, const float *master, const char *folder) {
+/* Weights as f32, where the gradients are. */
+static mf_status widen(mf_model *model, mf_device *device) {
+    mf_model_state s = mf_model_state_get(model);
+    return mf_cast(device, &(mf_cast_args){.rows = 1,
+                                           .width = s.cut,
+                                           .in = s.cut_weights,
+                                           .in_ld = s.cut,
+                                           .in_type = s.type,
+                                           .out = s.cut_grads,
+                                           .out_ld = s.cut,
+                                           .out_type = MF_F32});
+}
+
+static mf_status save_weights(mf_model *model, mf_device *device, const mf_tensor_spec *specs,
+                              const char *path) {
+    mf_comm *world = mf_model_world(model);
+    mf_model_state s = mf_model_state_get(model);
+    MF_TRY(mf_barrier(world)); /* no peer adds to own gradients */
+    MF_TRY(widen(model, device));
+    MF_TRY(write_weights(model, world, s.cut_grads, specs, mf_model_params(model), path));
+    return mf_zero(device, s.cut_grads, (size_t)s.cut * sizeof(float));
+}
+
+mf_status mf_model_save(mf_model *model, mf_device *device, const char *folder) {
     mf_status status = MF_OK;
     int count = mf_model_params(model);
     const mf_model_options *options = mf_model_options_get(model);
@@ -162,8 +185,8 @@ mf_status mf_model_save(mf_model *model, mf_comm *world, const float *master, co
     }
     MF_GO(mf_format(&weights, "%s/model.safetensors", folder));
     MF_GO(mf_format(&config, "%s/config.json", folder));
-    MF_GO(write_weights(model, world, master, specs, count, weights));
-    if (mf_comm_rank(world) == 0)
+    MF_GO(save_weights(model, device, specs, weights));
+    if (mf_comm_rank(mf_model_world(model)) == 0)
         MF_GO(mf_config_save(&options->config, mf_model_state_get(model).type, options->tokens, config));
 fail:
     mf_host_free(config);

@@ -1,4 +1,4 @@
-/* optimizer.c: AdamW on one rank's shards, with the global norm that clipping needs. */
+/* optimizer.c: AdamW on what one rank updates of its shards, with the global norm that clipping needs. */
 #include "meshfold/train.h"
 
 #include <math.h>
@@ -8,8 +8,8 @@ struct mf_optimizer {
     mf_device *device;
     mf_adam_options options;
     mf_model_state state;
-    mf_buffer master;                   /* [cut] f32; empty when the weights are f32 themselves */
-    mf_buffer moment1, moment2;         /* [cut] f32 */
+    mf_buffer master;                   /* [count] f32; empty when the weights are f32 themselves */
+    mf_buffer moment1, moment2;         /* [count] f32 */
     mf_buffer replicated1, replicated2; /* [replicated] f32 */
     int64_t updates;                    /* skipped steps do not count: moments are unbiased by this */
 };
@@ -29,7 +29,8 @@ static mf_status zeros(mf_optimizer *o, int64_t elements, const char *what, mf_b
 }
 
 static float *master_of(const mf_optimizer *o) {
-    return o->state.type == MF_F32 ? (float *)o->state.cut_weights : (float *)o->master.data;
+    if (o->state.type != MF_F32) return o->master.data;
+    return o->state.cut_weights ? (float *)o->state.cut_weights + o->state.first : NULL;
 }
 
 static mf_status clear_grads(mf_optimizer *o) {
@@ -37,26 +38,35 @@ static mf_status clear_grads(mf_optimizer *o) {
     return mf_zero(o->device, o->state.replicated_grads, (size_t)o->state.replicated * sizeof(float));
 }
 
+static mf_status copy(mf_optimizer *o, int64_t n, const float *in, void *out, mf_dtype type) {
+    return mf_cast(o->device, &(mf_cast_args){.rows = 1,
+                                              .width = n,
+                                              .in = in,
+                                              .in_ld = n,
+                                              .in_type = MF_F32,
+                                              .out = out,
+                                              .out_ld = n,
+                                              .out_type = type});
+}
+
+/* All weights are made in f32 where the gradients will be, so that no rank needs more memory to begin than to
+ * go on. */
 static mf_status fill(mf_optimizer *o, const char *init_from) {
-    float *master = master_of(o);
+    float *all = o->state.cut_grads;
     if (init_from)
-        MF_TRY(mf_model_load(o->model, init_from, master));
+        MF_TRY(mf_model_load(o->model, init_from, all));
     else
-        MF_TRY(mf_model_init(o->model, master));
+        MF_TRY(mf_model_init(o->model, all));
+    MF_TRY(copy(o, o->state.cut, all, o->state.cut_weights, o->state.type));
     if (o->state.type != MF_F32)
-        MF_TRY(mf_cast(o->device, &(mf_cast_args){.rows = 1,
-                                                  .width = o->state.cut,
-                                                  .in = master,
-                                                  .in_type = MF_F32,
-                                                  .out = o->state.cut_weights,
-                                                  .out_type = o->state.type}));
+        MF_TRY(copy(o, o->state.count, all ? all + o->state.first : NULL, o->master.data, MF_F32));
     return clear_grads(o);
 }
 
 static mf_status allocate(mf_optimizer *o) {
-    if (o->state.type != MF_F32) MF_TRY(zeros(o, o->state.cut, "f32 weights", &o->master));
-    MF_TRY(zeros(o, o->state.cut, "first moments", &o->moment1));
-    MF_TRY(zeros(o, o->state.cut, "second moments", &o->moment2));
+    if (o->state.type != MF_F32) MF_TRY(zeros(o, o->state.count, "f32 weights", &o->master));
+    MF_TRY(zeros(o, o->state.count, "first moments", &o->moment1));
+    MF_TRY(zeros(o, o->state.count, "second moments", &o->moment2));
     MF_TRY(zeros(o, o->state.replicated, "first moments of norms", &o->replicated1));
     return zeros(o, o->state.replicated, "second moments of norms", &o->replicated2);
 }
@@ -71,7 +81,7 @@ mf_status mf_optimizer_create(mf_model *model, mf_device *device, const mf_adam_
         .model = model, .device = device, .options = *options, .state = mf_model_state_get(model)};
     MF_GO(allocate(o));
     MF_GO(fill(o, init_from));
-    MF_GO(mf_barrier(mf_model_comm(model))); /* peers may read the weights from here on */
+    MF_GO(mf_barrier(mf_model_world(model))); /* peers may read the weights from here on */
     *out = o;
     return MF_OK;
 fail:
@@ -86,28 +96,29 @@ void mf_optimizer_destroy(mf_optimizer *o) {
     mf_host_free(o);
 }
 
-const float *mf_optimizer_master(const mf_optimizer *o) { return master_of(o); }
-
-/* Replicated parameters count once: after their sum every rank has the same, so each adds it to the others'
- * total. */
+/* Replicated parameters count once: every rank has the same, so each adds it to the others' total. */
 static mf_status global_sums(mf_optimizer *o, mf_update *u) {
-    mf_comm *comm = mf_model_comm(o->model);
+    mf_comm *world = mf_model_world(o->model);
     double sums[2] = {u->loss, 0}, replicated = 0;
-    MF_TRY(mf_barrier(comm)); /* peers may have been adding to own gradients until here */
-    MF_TRY(mf_allreduce_f32(comm, o->state.replicated_grads, o->state.replicated));
-    MF_TRY(mf_sum_squares(o->device, o->state.cut, o->state.cut_grads, &sums[1]));
+    MF_TRY(mf_barrier(world)); /* peers may have been adding to own gradients until here */
+    MF_TRY(mf_model_grad_squares(o->model, &sums[1]));
     MF_TRY(mf_sum_squares(o->device, o->state.replicated, o->state.replicated_grads, &replicated));
-    MF_TRY(mf_allreduce_f64(comm, sums, 2));
+    MF_TRY(mf_allreduce_f64(world, sums, 2));
     u->loss = sums[0];
     u->grad_norm = sqrt(sums[1] + replicated);
     return MF_OK;
+}
+
+/* The place of what this rank updates in an array of all its elements. */
+static void *updated(const mf_optimizer *o, void *all, size_t size) {
+    return all ? (char *)all + (size_t)o->state.first * size : NULL;
 }
 
 static mf_status update_weights(mf_optimizer *o, const mf_update *u) {
     const mf_adam_options *a = &o->options;
     float clip =
         a->clip > 0 && u->grad_norm > (double)a->clip ? (float)((double)a->clip / u->grad_norm) : 1.0f;
-    mf_adamw_args args = {.n = o->state.cut,
+    mf_adamw_args args = {.n = o->state.count,
                           .step = o->updates,
                           .lr = u->lr,
                           .beta1 = a->beta1,
@@ -115,11 +126,11 @@ static mf_status update_weights(mf_optimizer *o, const mf_update *u) {
                           .eps = a->eps,
                           .weight_decay = a->weight_decay,
                           .grad_scale = clip,
-                          .grad = o->state.cut_grads,
+                          .grad = updated(o, o->state.cut_grads, sizeof(float)),
                           .master = master_of(o),
                           .moment1 = o->moment1.data,
                           .moment2 = o->moment2.data,
-                          .weights = o->state.cut_weights,
+                          .weights = updated(o, o->state.cut_weights, mf_dtype_bytes(o->state.type)),
                           .type = o->state.type};
     MF_TRY(mf_adamw(o->device, &args));
     args.n = o->state.replicated; /* norms are f32 and do not decay */
@@ -140,7 +151,8 @@ mf_status mf_optimizer_step(mf_optimizer *o, int64_t step, double scale, mf_upda
     if (!u->skipped) {
         o->updates++;
         MF_TRY(update_weights(o, u));
+        MF_TRY(mf_model_share_updates(o->model));
     }
     MF_TRY(clear_grads(o));
-    return mf_barrier(mf_model_comm(o->model)); /* peers may read the weights and add gradients again */
+    return mf_barrier(mf_model_world(o->model)); /* peers may read the weights and add gradients again */
 }

@@ -6,22 +6,24 @@
 #include <string.h>
 #include <sys/resource.h>
 
-/* Every group of this rank, the mesh's axes first. */
-static int groups(const mf_run_state *r, mf_comm *out[MF_MESH_AXES + 2]) {
+/* Every group of this rank: the mesh's axes first, then those of several. */
+static int groups(const mf_run_state *r, mf_comm *out[MF_GROUPS]) {
     int n = 0;
-    for (int i = 0; i < r->mesh.spec.axes; i++) out[n++] = r->mesh.comm[i];
+    for (int i = 0; i < r->mesh.spec.axes; i++) out[n++] = r->mesh.group[1u << i];
+    for (unsigned axes = 0; axes < 1u << MF_MESH_AXES && n < MF_GROUPS - 2; axes++)
+        if (axes & (axes - 1) && r->mesh.group[axes]) out[n++] = r->mesh.group[axes];
     out[n++] = r->mesh.self;
     out[n++] = r->mesh.world;
     return n;
 }
 
 void mf_loop_reset_stats(mf_run_state *r) {
-    mf_comm *all[MF_MESH_AXES + 2];
+    mf_comm *all[MF_GROUPS];
     for (int i = 0, n = groups(r, all); i < n; i++) mf_comm_reset_stats(all[i]);
 }
 
 void mf_loop_measure(mf_run_state *r, mf_rank_report *out) {
-    mf_comm *all[MF_MESH_AXES + 2];
+    mf_comm *all[MF_GROUPS];
     struct rusage usage;
     memset(out, 0, sizeof *out);
     getrusage(RUSAGE_SELF, &usage);
@@ -47,7 +49,8 @@ static void restore_names(mf_rank_report *all, int size, const mf_rank_report *o
 
 double mf_loop_step_flops(const mf_run_state *r) {
     const mf_train_options *o = r->options;
-    return mf_config_step_flops(&o->model.config, o->model.batch * o->accumulate, o->model.tokens);
+    double all = mf_config_step_flops(&o->model.config, mf_loop_sequences(r), o->model.tokens);
+    return o->model.forward_only ? all / 3 : all;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -61,7 +64,7 @@ static void times(mf_run_state *r, mf_train_summary *s) {
     qsort(r->step_s, (size_t)n, sizeof *r->step_s, by_value);
     s->step_s_min = r->step_s[0];
     s->step_s_median = n % 2 ? r->step_s[n / 2] : 0.5 * (r->step_s[n / 2 - 1] + r->step_s[n / 2]);
-    s->tokens_per_s = (double)(o->accumulate * o->model.batch * o->model.tokens) / s->step_s_median;
+    s->tokens_per_s = (double)(mf_loop_sequences(r) * o->model.tokens) / s->step_s_median;
     s->flops_per_step = mf_loop_step_flops(r);
     s->peak_flops = r->peak_flops;
     s->flops_share = s->flops_per_step / s->step_s_median / r->peak_flops;
@@ -82,7 +85,7 @@ static mf_status hand_over(mf_run_state *r, const mf_rank_report *ranks, int siz
     return r->observer->finished(r->observer->context, &s);
 }
 
-mf_status mf_loop_summarize(mf_run_state *r, const mf_rank_report *own) {
+mf_status mf_loop_gather(mf_run_state *r, const mf_rank_report *own, mf_rank_report **out) {
     mf_status status = MF_OK;
     int size = mf_comm_size(r->mesh.world);
     mf_rank_report *all = NULL;
@@ -92,9 +95,19 @@ mf_status mf_loop_summarize(mf_run_state *r, const mf_rank_report *own) {
     for (int i = 0; i <= size; i++) offsets[i] = (size_t)i * sizeof *all;
     MF_GO(mf_allgather(r->mesh.world, own, all, offsets, NULL));
     restore_names(all, size, own);
-    if (r->observer && r->observer->finished) MF_GO(hand_over(r, all, size));
+    *out = all;
+    all = NULL;
 fail:
     mf_host_free(offsets);
     mf_host_free(all);
     return status;
+}
+
+mf_status mf_loop_summarize(mf_run_state *r, const mf_rank_report *own) {
+    mf_rank_report *all = NULL;
+    MF_TRY(mf_loop_gather(r, own, &all));
+    bool wanted = r->observer && r->observer->finished;
+    mf_status status = wanted ? hand_over(r, all, mf_comm_size(r->mesh.world)) : MF_OK;
+    mf_host_free(all);
+    return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
 }

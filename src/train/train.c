@@ -13,8 +13,7 @@ mf_status mf_train_check(const mf_train_options *o) {
     if (o->adam.min_lr > o->adam.lr)
         return MF_FAIL(MF_EINVAL, "--min-lr %g: must be at most --lr %g", (double)o->adam.min_lr,
                        (double)o->adam.lr);
-    MF_TRY(mf_config_check(&o->model.config, "the model"));
-    return MF_OK;
+    return mf_model_check(&o->model, &o->layout, &o->mesh);
 }
 
 static double probe_flops(int64_t side) { return 2.0 * (double)side * (double)side * (double)side; }
@@ -74,21 +73,50 @@ static mf_status token_buffers(mf_run_state *r) {
     return mf_host_alloc((size_t)o->adam.steps, sizeof *r->step_s, &r->step_s);
 }
 
-static mf_status build(mf_run_state *r) {
+/* Without an optimizer nobody else needs the f32 values: what they took does not count as the run's. */
+static mf_status weights_alone(mf_run_state *r) {
+    mf_status status = MF_OK;
+    mf_model_state s = mf_model_state_get(r->model);
+    mf_buffer all = {0};
+    MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, (size_t)s.cut * sizeof(float), "initial weights", &all));
+    MF_GO(mf_model_init(r->model, all.data));
+    MF_GO(mf_cast(r->device, &(mf_cast_args){.rows = 1,
+                                             .width = s.cut,
+                                             .in = all.data,
+                                             .in_ld = s.cut,
+                                             .in_type = MF_F32,
+                                             .out = s.cut_weights,
+                                             .out_ld = s.cut,
+                                             .out_type = s.type}));
+fail:
+    mf_buffer_free(r->memory, &all);
+    mf_memory_reset_peaks(r->memory);
+    return status;
+}
+
+static mf_status weights(mf_run_state *r) {
+    const mf_train_options *o = r->options;
+    if (o->model.forward_only) return weights_alone(r);
+    return mf_optimizer_create(r->model, r->device, &o->adam, o->init_from, &r->optimizer);
+}
+
+mf_status mf_run_open(mf_run_state *r) {
     const mf_train_options *o = r->options;
     MF_TRY(mf_memory_create(NULL, &r->memory));
     MF_TRY(mf_device_create("cpu", r->memory, o->threads, &r->device));
     MF_TRY(mf_mesh_create(r->world, &o->mesh, &r->mesh));
-    r->layout = mf_layout_find(&o->mesh);
+    r->replicas = mf_axes_ranks(&o->mesh, o->layout.data);
+    mf_comm *data = mf_mesh_axis(&r->mesh, "dp");
+    r->replica = data ? mf_comm_rank(data) : 0;
     MF_TRY(probe(r));
     mf_memory_reset_peaks(r->memory);
-    MF_TRY(mf_model_create(&o->model, r->layout, &r->mesh, r->device, &r->model));
-    MF_TRY(mf_optimizer_create(r->model, r->device, &o->adam, o->init_from, &r->optimizer));
+    MF_TRY(mf_model_create(&o->model, &o->layout, &r->mesh, r->device, &r->model));
+    MF_TRY(weights(r));
     MF_TRY(token_buffers(r));
     return mf_barrier(r->mesh.world); /* all ranks have what they need: nothing is written before */
 }
 
-static void take_down(mf_run_state *r) {
+void mf_run_close(mf_run_state *r) {
     mf_buffer *all[] = {&r->ids, &r->labels, &r->whole_ids, &r->whole_labels};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(r->memory, all[i]);
     mf_host_free(r->step_s);
@@ -101,7 +129,7 @@ static void take_down(mf_run_state *r) {
 
 /* What failed here may only follow from what failed on another rank: a group of one waits for nobody, but it
  * returns the first error of all. */
-static mf_status first_error(const mf_run_state *r, mf_status own) {
+mf_status mf_run_first_error(const mf_run_state *r, mf_status own) {
     mf_status first = r->mesh.self ? mf_barrier(r->mesh.self) : MF_OK;
     return first ? first : own;
 }
@@ -110,13 +138,13 @@ mf_status mf_train(mf_world *world, const mf_train_options *options, const mf_tr
     mf_status status = MF_OK;
     mf_run_state r = {.options = options, .world = world};
     if (mf_world_rank(world) == 0) r.observer = observer;
-    MF_GO(build(&r));
+    MF_GO(mf_run_open(&r));
     if (r.observer && r.observer->started)
         MF_GO(r.observer->started(r.observer->context, options, r.peak_flops));
     MF_GO(mf_loop_run(&r));
     MF_GO(mf_barrier(r.mesh.world)); /* peers may be reading this rank's memory until here */
 fail:
-    if (status) status = first_error(&r, status);
-    take_down(&r);
+    if (status) status = mf_run_first_error(&r, status);
+    mf_run_close(&r);
     return status;
 }

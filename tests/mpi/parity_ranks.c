@@ -1,5 +1,6 @@
-/* parity_ranks.c: one rank of parity over processes: tsp's loss and gradients against one rank's, at every
- * shape and mode. train_mpi.sh starts it under mpiexec, which says how many ranks the mesh has. */
+/* parity_ranks.c: one rank of parity over processes: loss and gradients of tsp, and of what other layouts the
+ * ranks can take, against one rank's, at every shape and mode. train_mpi.sh starts it under mpiexec, which
+ * says how many ranks the mesh has. */
 #include "support.h"
 
 #include "parity.h"
@@ -19,9 +20,10 @@ typedef struct runs {
 static void judge(runs *all, const parity_run *run, int ranks) {
     double tolerance = mf_tolerance(run->type), *worst = &all->worst[run->type];
     *worst = fmax(*worst, fmax(run->loss_error, run->worst));
-    if (run->loss_error < tolerance && run->worst < tolerance) return; /* false for NaN */
-    printf("%s, %d ranks, %s, recompute %d, %s: loss error %.2e, worst gradient error %.2e (%s)\n",
-           run->shape->name, ranks, mf_dtype_name(run->type), (int)run->recompute,
+    if (run->loss_error < tolerance && run->worst < tolerance && run->norm_error < tolerance)
+        return; /* not NaN */
+    printf("%s, %s (%d), %s, recompute %d, %s: loss error %.2e, worst gradient error %.2e (%s)\n",
+           run->shape->name, run->mesh_text, ranks, mf_dtype_name(run->type), (int)run->recompute,
            all->no_borrow ? "sent" : "borrowed", run->loss_error, run->worst, run->worst_name);
     all->bad++;
 }
@@ -32,23 +34,60 @@ static mf_status run_one(mf_world *world, runs *all, parity_run *run) {
     return MF_OK;
 }
 
+/* Which layouts the world's ranks can take. */
+static const struct {
+    int ranks;
+    const char *mesh;
+} layouts[] = {
+    {2, "tp=2"},
+    {2, "tp=2,reduction=scatter"},
+    {2, "sp=2,exchange=ring"},
+    {2, "sp=2,exchange=ulysses"},
+    {2, "sp=2,stream=gather"},
+    {2, "dp=2"},
+    {3, "tp=3,reduction=scatter"},
+    {3, "sp=3,exchange=ring,stream=gather"},
+    {3, "sp=3,exchange=ulysses"},
+    {4, "tp=2,sp=2,exchange=ring"},
+    {4, "tp=2,sp=2,stream=gather,reduction=scatter"},
+    {4, "tp=2,tsp=2"},
+    {4, "tsp=2,sp=2,attention-stream=ring"},
+    {4, "dp=2,tsp=2"},
+    {4, "dp=2,tp=2,zero=0"},
+};
+
+static mf_status run_modes(mf_world *world, runs *all, parity_run *run) {
+    for (int mode = MF_RECOMPUTE_NONE; mode <= MF_RECOMPUTE_BLOCK; mode++) {
+        run->recompute = (mf_recompute)mode;
+        run->two_calls = mode == MF_RECOMPUTE_ATTENTION;
+        MF_TRY(run_one(world, all, run));
+    }
+    run->two_calls = false;
+    run->forward_only = true;
+    return run_one(world, all, run);
+}
+
+static mf_status run_mesh(mf_world *world, runs *all, const char *mesh) {
+    for (int i = 0; i < all->shapes && parity_case_at(i); i++) {
+        for (int type = MF_F32; type <= MF_BF16; type++) {
+            parity_case shape = *parity_case_at(i);
+            parity_run run = {.type = (mf_dtype)type, .threads = 1};
+            MF_TRY(parity_lay_out(&run, &shape, mesh));
+            if (!parity_possible(&run)) continue;
+            MF_TRY(run_modes(world, all, &run));
+        }
+    }
+    return MF_OK;
+}
+
 /* MPI starts once in a process, so all runs are in one body. */
 static mf_status body(mf_world *world, void *argument) {
     runs *all = argument;
     char mesh[16];
     snprintf(mesh, sizeof mesh, "tsp=%d", mf_world_size(world));
-    for (int i = 0; i < all->shapes && parity_case_at(i); i++) {
-        for (int type = MF_F32; type <= MF_BF16; type++) {
-            parity_run run = {.shape = parity_case_at(i), .type = (mf_dtype)type, .threads = 1};
-            MF_TRY(mf_mesh_parse(mesh, &run.mesh));
-            for (int mode = MF_RECOMPUTE_NONE; mode <= MF_RECOMPUTE_BLOCK; mode++) {
-                run.recompute = (mf_recompute)mode;
-                MF_TRY(run_one(world, all, &run));
-            }
-            run.forward_only = true;
-            MF_TRY(run_one(world, all, &run));
-        }
-    }
+    MF_TRY(run_mesh(world, all, mesh));
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
+        if (layouts[i].ranks == mf_world_size(world)) MF_TRY(run_mesh(world, all, layouts[i].mesh));
     return MF_OK;
 }
 

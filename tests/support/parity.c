@@ -1,6 +1,8 @@
 /* parity.c: see parity.h. */
 #include "parity.h"
 
+#include "support.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -85,26 +87,66 @@ double parity_scale(const parity_case *shape, const int32_t *labels) {
     return 1.0 / (double)count;
 }
 
+mf_status parity_lay_out(parity_run *run, parity_case *shape, const char *mesh) {
+    MF_TRY(mf_layout_parse(mesh, &mf_layout_words_none, &run->mesh, &run->layout));
+    int replicas = mf_axes_ranks(&run->mesh, run->layout.data);
+    shape->batch = (shape->batch + replicas - 1) / replicas * replicas;
+    if (run->layout.tensor && run->type == MF_BF16) shape->config.init_range /= 2;
+    run->shape = shape;
+    run->mesh_text = mesh;
+    return MF_OK;
+}
+
+bool parity_possible(const parity_run *run) {
+    mf_model_options options = {
+        .config = run->shape->config, .batch = run->shape->batch, .tokens = run->shape->tokens};
+    return mf_model_check(&options, &run->layout, &run->mesh) == MF_OK;
+}
+
+void parity_check(parity_run *run, bool no_borrow) {
+    mf_launch_options options = {
+        .engine = "local", .ranks = mf_mesh_ranks(&run->mesh), .no_borrow = no_borrow, .timeout_s = 60};
+    mf_status status = mf_launch(&options, parity_body, run);
+    double tolerance = mf_tolerance(run->type);
+    if (!status && run->loss_error < tolerance && run->worst < tolerance && run->norm_error < tolerance)
+        return;
+    print_error("%s, %s, %s, recompute %d%s%s, %s: ", run->shape->name, run->mesh_text,
+                mf_dtype_name(run->type), (int)run->recompute, run->two_calls ? ", two calls" : "",
+                run->forward_only ? ", forward only" : "", no_borrow ? "sent" : "borrowed");
+    if (status)
+        print_error("%s\n", mf_error_last()->message);
+    else
+        print_error("loss error %.2e, norm error %.2e, worst gradient error %.2e (%s)\n", run->loss_error,
+                    run->norm_error, run->worst, run->worst_name);
+    fail();
+}
+
 /* One model with its f32 weights filled in, on a mesh or alone. */
 typedef struct member {
     mf_model *model;
     mf_model_state state;
     mf_buffer master, ids, labels;
+    int64_t batch, first; /* sequences of the shape that are this rank's */
 } member;
 
-static mf_status member_create(const parity_run *r, const mf_mesh *mesh, mf_device *device, member *out) {
+static mf_status member_create(const parity_run *r, const mf_layout *layout, mf_mesh *mesh, mf_device *device,
+                               member *out) {
     mf_memory *memory = mf_device_memory(device);
+    int replicas = mf_axes_ranks(&mesh->spec, layout->data);
+    mf_comm *data = mf_mesh_axis(mesh, "dp");
+    out->batch = r->shape->batch / replicas;
+    out->first = data ? mf_comm_rank(data) * out->batch : 0;
     mf_model_options options = {.config = r->shape->config,
                                 .type = r->type,
                                 .recompute = r->recompute,
-                                .batch = r->shape->batch,
+                                .batch = out->batch,
                                 .tokens = r->shape->tokens,
                                 .seed = 11,
                                 .forward_only = r->forward_only};
-    MF_TRY(mf_model_create(&options, mf_layout_find(&mesh->spec), mesh, device, &out->model));
+    MF_TRY(mf_model_create(&options, layout, mesh, device, &out->model));
     out->state = mf_model_state_get(out->model);
     size_t bytes = (size_t)out->state.cut * sizeof(float);
-    size_t tokens = (size_t)(r->shape->batch * mf_model_rows(out->model)) * sizeof(int32_t);
+    size_t tokens = (size_t)(out->batch * mf_model_rows(out->model)) * sizeof(int32_t);
     MF_TRY(mf_buffer_alloc(memory, MF_OPTIMIZER, bytes, "master", &out->master));
     MF_TRY(mf_buffer_alloc(memory, MF_WORKSPACE, tokens, "ids", &out->ids));
     MF_TRY(mf_buffer_alloc(memory, MF_WORKSPACE, tokens, "labels", &out->labels));
@@ -129,43 +171,71 @@ static void member_destroy(member *m, mf_device *device) {
     mf_model_destroy(m->model);
 }
 
+/* A step of two halves: gradients add up over calls, and the last one completes them. */
+static mf_status member_gradients(const parity_run *r, member *m, double scale, double *loss) {
+    mf_gradient_call call = {
+        .ids = m->ids.data, .labels = m->labels.data, .scale = (float)scale, .last = true};
+    if (!r->two_calls) return mf_model_gradients(m->model, &call, loss);
+    call.scale *= 0.25f;
+    call.last = false;
+    MF_TRY(mf_model_gradients(m->model, &call, loss));
+    call.scale *= 3;
+    call.last = true;
+    return mf_model_gradients(m->model, &call, loss);
+}
+
 /* *loss: the mean over all ranks of the member's mesh. */
 static mf_status member_run(const parity_run *r, member *m, double *loss) {
     const parity_case *s = r->shape;
     int32_t ids[PARITY_TOKENS], labels[PARITY_TOKENS];
     int64_t rows = mf_model_rows(m->model);
     parity_tokens(s, ids, labels);
-    for (int64_t b = 0; b < s->batch && rows; b++) {
-        mf_model_cut(m->model, ids + b * s->tokens, (int32_t *)m->ids.data + b * rows);
-        mf_model_cut(m->model, labels + b * s->tokens, (int32_t *)m->labels.data + b * rows);
+    for (int64_t b = 0; b < m->batch && rows; b++) {
+        int64_t at = (m->first + b) * s->tokens;
+        mf_model_cut(m->model, ids + at, (int32_t *)m->ids.data + b * rows);
+        mf_model_cut(m->model, labels + at, (int32_t *)m->labels.data + b * rows);
     }
     double scale = parity_scale(s, labels);
-    MF_TRY(mf_barrier(mf_model_comm(m->model)));
+    MF_TRY(mf_barrier(mf_model_world(m->model)));
     if (r->forward_only)
         MF_TRY(mf_model_loss(m->model, m->ids.data, m->labels.data, loss));
     else
-        MF_TRY(mf_model_gradients(m->model, m->ids.data, m->labels.data, (float)scale, loss));
-    MF_TRY(mf_barrier(mf_model_comm(m->model)));
-    MF_TRY(mf_allreduce_f64(mf_model_comm(m->model), loss, 1));
+        MF_TRY(member_gradients(r, m, scale, loss));
+    MF_TRY(mf_barrier(mf_model_world(m->model)));
+    MF_TRY(mf_allreduce_f64(mf_model_world(m->model), loss, 1));
     *loss *= scale;
-    return r->forward_only
-               ? MF_OK
-               : mf_allreduce_f32(mf_model_comm(m->model), m->state.replicated_grads, m->state.replicated);
+    return MF_OK;
 }
 
-/* Squares of the difference and of the whole's values over this rank's slice. */
-static void compare_slice(const member *cut, const member *whole, int param, double sums[2]) {
-    mf_param_view c = mf_model_param(cut->model, param), w = mf_model_param(whole->model, param);
-    const float *a = c.replicated ? cut->state.replicated_grads : cut->state.cut_grads;
-    const float *b = w.replicated ? whole->state.replicated_grads : whole->state.cut_grads;
-    for (int64_t row = 0; row < c.slice_rows; row++) {
-        for (int64_t col = 0; col < c.slice_cols; col++) {
-            double x = a[c.offset + row * c.slice_cols + col];
-            double y = b[w.offset + (c.first_row + row) * w.cols + c.first_col + col];
-            sums[0] += (x - y) * (x - y);
-            sums[1] += y * y;
-        }
+/* Squares of the difference and of the whole's values. */
+static mf_status compare_param(mf_world *world, const member *cut, const member *whole, int param,
+                               double sums[2]) {
+    mf_status status = MF_OK;
+    mf_param_view v = mf_model_param(whole->model, param);
+    int64_t elements = (v.rows ? v.rows : 1) * v.cols;
+    float *gradient = NULL;
+    const float *expected =
+        (v.replicated ? whole->state.replicated_grads : whole->state.cut_grads) + v.offset;
+    MF_TRY(mf_host_alloc((size_t)elements, sizeof *gradient, &gradient));
+    MF_GO(mf_model_collect_gradient(cut->model, param, gradient));
+    for (int64_t i = 0; i < elements && mf_world_rank(world) == 0; i++) {
+        double x = gradient[i], y = expected[i];
+        sums[0] += (x - y) * (x - y);
+        sums[1] += y * y;
     }
+fail:
+    mf_host_free(gradient);
+    return status;
+}
+
+/* Each rank's share of the squares of the whole gradient, as the optimizer's norm counts them. */
+static mf_status compare_norm(parity_run *r, mf_world *world, const member *cut, const member *whole) {
+    double got = 0, expected = 0;
+    MF_TRY(mf_model_grad_squares(cut->model, &got));
+    MF_TRY(mf_allreduce_f64(mf_model_world(cut->model), &got, 1));
+    MF_TRY(mf_model_grad_squares(whole->model, &expected));
+    if (mf_world_rank(world) == 0) r->norm_error = fabs(sqrt(got) - sqrt(expected)) / sqrt(expected);
+    return MF_OK;
 }
 
 /* A gradient that is nothing but rounding (keys' where each query sees one key) has no norm of its own to
@@ -177,8 +247,8 @@ static mf_status compare(parity_run *r, mf_world *world, const member *cut, cons
     int params = mf_model_params(cut->model);
     double *sums = NULL, largest = 0;
     MF_TRY(mf_host_alloc((size_t)params, 2 * sizeof *sums, &sums));
-    for (int i = 0; i < params; i++) compare_slice(cut, whole, i, &sums[2 * i]);
-    MF_GO(mf_allreduce_f64(mf_model_comm(cut->model), sums, 2 * params));
+    for (int i = 0; i < params; i++) MF_GO(compare_param(world, cut, whole, i, &sums[2 * i]));
+    MF_GO(compare_norm(r, world, cut, whole));
     for (int i = 0; i < params; i++) largest = fmax(largest, sqrt(sums[2 * i + 1]));
     for (int i = 0; i < params && mf_world_rank(world) == 0; i++) {
         double error = sqrt(sums[2 * i]) / norm_to_compare(sqrt(sums[2 * i + 1]), largest);
@@ -194,15 +264,16 @@ fail:
 static mf_status both(parity_run *r, mf_world *world, mf_mesh *mesh, mf_device *device, member *cut,
                       member *whole) {
     double loss = 0, alone = 0;
-    mf_mesh lone = {.self = mesh->self, .world = mesh->self};
-    MF_TRY(member_create(r, mesh, device, cut));
-    MF_TRY(member_create(r, &lone, device, whole));
+    mf_mesh lone = mf_mesh_alone(mesh);
+    mf_layout single = mf_layout_of(&lone.spec);
+    MF_TRY(member_create(r, &r->layout, mesh, device, cut));
+    MF_TRY(member_create(r, &single, &lone, device, whole));
     MF_TRY(member_run(r, cut, &loss));
     MF_TRY(member_run(r, whole, &alone));
     if (mf_world_rank(world) == 0) {
         r->loss = alone;
         r->loss_error = fabs(loss - alone) / fabs(alone);
-        r->worst = 0;
+        r->worst = r->norm_error = 0;
         r->worst_name[0] = '\0';
     }
     if (!r->forward_only) MF_TRY(compare(r, world, cut, whole));

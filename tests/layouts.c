@@ -1,0 +1,148 @@
+/* layouts.c: every layout beside tsp against one rank: loss, the gradient of every parameter and its norm, at
+ * every awkward shape and mode. */
+#include "support.h"
+
+#include "parity.h"
+
+static const char *const two[] = {
+    "tp=2",
+    "tp=2,reduction=scatter",
+    "sp=2,kv-bucket=1",
+    "sp=2,exchange=ring",
+    "sp=2,exchange=ulysses",
+    "sp=2,stream=gather",
+    "sp=2,stream=broadcast",
+    "dp=2",
+    "dp=2,zero=0",
+    "tsp=2,attention-stream=ring",
+    "tsp=2,attention-stream=ring,exchange=ulysses",
+    "tsp=2,mlp-stream=broadcast,exchange=ring",
+    "tsp=2,stream=gather",
+};
+
+static const char *const three[] = {
+    "tp=3",
+    "tp=3,reduction=scatter",
+    "sp=3",
+    "sp=3,exchange=ring",
+    "sp=3,exchange=ulysses",
+    "sp=3,stream=gather,exchange=ring",
+    "tsp=3,attention-stream=ring,exchange=ring",
+    "tsp=3,attention-stream=gather,mlp-stream=broadcast,exchange=ulysses",
+    "tsp=3,attention-stream=broadcast,mlp-stream=gather",
+    "dp=3",
+};
+
+static const char *const four[] = {
+    "tp=4",
+    "tp=4,reduction=scatter",
+    "sp=4,exchange=ring",
+    "sp=4,exchange=ulysses",
+    "sp=4,stream=gather,kv-bucket=1",
+    "tsp=4,attention-stream=ring,kv-bucket=1",
+    "tp=2,sp=2",
+    "tp=2,sp=2,reduction=scatter,exchange=ring",
+    "tp=2,sp=2,exchange=ulysses",
+    "sp=2,tp=2,stream=gather,reduction=scatter",
+    "tp=2,tsp=2",
+    "tsp=2,tp=2,attention-stream=ring,reduction=scatter",
+    "tsp=2,sp=2,exchange=ring",
+    "dp=2,tsp=2",
+    "dp=2,tp=2,zero=0",
+    "dp=2,sp=2",
+    "dp=2,sp=2,stream=gather",
+};
+
+static const char *const six[] = {
+    "tp=6,reduction=scatter",
+    "sp=6,exchange=ring",
+    "sp=6,stream=gather",
+    "tp=3,sp=2",
+    "tp=2,sp=3,exchange=ulysses,reduction=scatter",
+    "tp=3,sp=2,stream=gather",
+    "tp=2,tsp=3",
+    "tp=3,tsp=2,exchange=ring",
+    "tsp=3,sp=2",
+    "dp=3,tp=2",
+    "dp=2,tsp=3,zero=0",
+};
+
+static const char *const eight[] = {
+    "tp=8",
+    "sp=8",
+    "sp=8,exchange=ring,stream=gather",
+    "tp=2,sp=4,exchange=ring",
+    "tp=4,sp=2,reduction=scatter,exchange=ulysses",
+    "tp=4,tsp=2",
+    "tsp=4,sp=2,attention-stream=gather",
+    "tsp=2,tp=2,sp=2",
+    "dp=2,tp=2,sp=2,reduction=scatter",
+    "dp=2,tsp=4",
+    "dp=2,sp=2,tsp=2",
+    "dp=4,tp=2",
+};
+
+/* All modes in f32, one a shape in bf16; thread sanitizer has time for one mode a shape. */
+#if defined(__SANITIZE_THREAD__)
+enum { SPARSE = 1 };
+#else
+enum { SPARSE = 0 };
+#endif
+
+static void one_mode(parity_run *run, int mode, bool no_borrow) {
+    run->forward_only = mode > MF_RECOMPUTE_BLOCK;
+    run->recompute = run->forward_only ? MF_RECOMPUTE_NONE : (mf_recompute)mode;
+    run->two_calls = mode == MF_RECOMPUTE_ATTENTION;
+    parity_check(run, no_borrow);
+}
+
+static void one_type(const char *mesh, int index, mf_dtype type) {
+    enum { MODES = MF_RECOMPUTE_BLOCK + 2 };
+    parity_case shape = *parity_case_at(index);
+    parity_run run = {.type = type, .threads = 1};
+    if (parity_lay_out(&run, &shape, mesh)) fail_msg("%s: %s", mesh, mf_error_last()->message);
+    if (!parity_possible(&run)) return;
+    for (int i = 0; i < 2 * MODES; i++)
+        if ((type == MF_F32 && !SPARSE) || i == index) one_mode(&run, i % MODES, i < MODES);
+}
+
+static void check_layouts(const char *const *meshes, size_t count) {
+    for (size_t m = 0; m < count; m++)
+        for (int i = 0; parity_case_at(i); i++) {
+            one_type(meshes[m], i, MF_F32);
+            one_type(meshes[m], i, MF_BF16);
+        }
+}
+
+#define LAYOUTS(list)                                                                                        \
+    static void on_##list##_ranks(void **state) {                                                            \
+        (void)state;                                                                                         \
+        check_layouts(list, sizeof list / sizeof *list);                                                     \
+    }
+LAYOUTS(two)
+LAYOUTS(three)
+LAYOUTS(four)
+LAYOUTS(six)
+LAYOUTS(eight)
+
+/* Ulysses must have run somewhere: shapes that it refuses are passed over. */
+static void ulysses_fits_some_shapes(void **state) {
+    (void)state;
+    parity_run run = {.type = MF_F32};
+    int fits = 0;
+    for (int i = 0; parity_case_at(i); i++) {
+        parity_case shape = *parity_case_at(i);
+        ASSERT_OK(parity_lay_out(&run, &shape, "sp=4,exchange=ulysses"));
+        fits += parity_possible(&run);
+    }
+    assert_true(fits >= 3);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(on_two_ranks),   cmocka_unit_test(on_three_ranks),
+        cmocka_unit_test(on_four_ranks),  cmocka_unit_test(on_six_ranks),
+        cmocka_unit_test(on_eight_ranks), cmocka_unit_test(ulysses_fits_some_shapes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
