@@ -82,8 +82,8 @@ refuses '--engine nccl: expected one of auto\|local\|mpi' --engine nccl
 for size in 0 -1 x '' 2x 1048577 99999999999999999999; do
     refuses "--mesh tsp=$size: the size must be a whole number from 1 to " --mesh "tsp=$size"
 done
-refuses '--mesh foo=2: no axis is called "foo"; this version has: tsp' --mesh foo=2
-refuses '--mesh =2: no axis is called ""; this version has: tsp' --mesh =2
+refuses '--mesh foo=2: no axis is called "foo"; this version has: dp, tp, sp, tsp' --mesh foo=2
+refuses '--mesh =2: no axis is called ""; this version has: dp, tp, sp, tsp' --mesh =2
 refuses '--mesh: "tsp" is not an axis and its size, as in tsp=4' --mesh tsp
 refuses '--mesh: "" is not an axis and its size, as in tsp=4' --mesh tsp=2,
 refuses '--mesh tsp=2,tsp=2: axis tsp is given twice' --mesh tsp=2,tsp=2
@@ -293,6 +293,31 @@ ends 1 'no memory for .*: [0-9]+ bytes of activations; [0-9]+ bytes held, [0-9]+
     train --model tiny --data big --seq 1000000 --out out
 ends 1 'no memory for ' train --model tsp-7b --mesh tsp=2 --data big --seq 1000000 --out out
 ends 1 'no memory for ' train --model tiny --data text --seq 32 --batch 1048576 --accumulate 1048576 --out out
+
+# --- verify -----------------------------------------------------------------------------------------------------------
+verify() { # PATTERN WORD...: on top of a model
+    local pattern=$1
+    shift
+    ends 2 "$pattern" verify --model tiny "$@"
+}
+verify 'meshfold verify needs --mesh; see meshfold verify --help'
+verify '--mesh tsp=2: one mesh has nothing to be compared with: give two or more' --mesh tsp=2
+verify '--mesh foo=2: no axis is called "foo"; this version has: ' --mesh single foo=2
+verify '--mesh has an empty value' --mesh single --mesh ''
+verify '--mesh sp=2,exchange=star: exchange can.t be "star"; it is ' --mesh single sp=2,exchange=star
+verify '--mesh sp=8,exchange=ulysses: .* at least as many query heads on each; there are 4' \
+    --mesh single sp=8,exchange=ulysses
+verify '--mesh tp=2,sp=4: .* at least as many query heads on each; there are 2' \
+    --mesh single tp=2,sp=4 --exchange ulysses
+verify '--mesh: more than [0-9]+ sequences would fill' --mesh dp=1000003 dp=1000033 dp=1000037
+verify '--tolerance 2: expected a number from 0 to 1' --mesh single tsp=2 --tolerance 2
+verify 'unknown flag --steps' --mesh single tsp=2 --steps 4
+verify '--data: nosuch: cannot be read: No such file' --mesh single tsp=2 --data nosuch
+verify '--seq 9000: the text has [0-9]+ bytes, ' --mesh single tsp=2 --data text --seq 9000
+model_json vocab_size 200 >config.json
+ends 2 'vocab_size is 200; text is bytes, which need at least 256' \
+    verify --mesh single tsp=2 --model config.json --data text
+ends 2 'meshfold verify needs --model: a preset, a config.json or a folder' verify --mesh single tsp=2
 
 [ $failures = 0 ] && echo "$cases mistakes, each refused in one line"
 exit $((failures > 0))

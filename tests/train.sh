@@ -174,7 +174,7 @@ near_losses bf16-tsp=3 bf16-single 0.02
 
 # --- help -------------------------------------------------------------------------------------------------------------
 "$meshfold" train --help >help || complain 'train --help fails'
-for pattern in '^usage: meshfold train --model' '^  --mesh AXIS=N ' '^  --out DIR ' '^Examples$' '^  tiny '; do
+for pattern in '^usage: meshfold train --model' '^  --mesh AXIS=N,' '^  --out DIR ' '^Examples$' '^  tiny '; do
     grep -qE -- "$pattern" help || complain "train --help has no line like $pattern"
 done
 [ "$(awk '{ if (length > w) w = length } END { print w }' help)" -le 120 ] || complain 'train --help has too long lines'

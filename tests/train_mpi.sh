@@ -71,9 +71,9 @@ fails() {
     fi
     rm -rf out
 }
-fails 2 '--mesh tsp=3: is 3 ranks, but mpiexec started 2: give mpiexec -n 3 or --mesh tsp=2' --mesh tsp=3
-fails 3 '--mesh tsp=2: is 2 ranks, but mpiexec started 3: give mpiexec -n 2 or --mesh tsp=3' --mesh tsp=2
-fails 2 '--mesh single: is 1 rank, but mpiexec started 2: give mpiexec -n 1 or --mesh tsp=2'
+fails 2 '--mesh tsp=3: is 3 ranks, but mpiexec started 2: give mpiexec -n 3 or a mesh of 2 ranks' --mesh tsp=3
+fails 3 '--mesh tsp=2: is 2 ranks, but mpiexec started 3: give mpiexec -n 2 or a mesh of 3 ranks' --mesh tsp=2
+fails 2 '--mesh single: is 1 rank, but mpiexec started 2: give mpiexec -n 1 or a mesh of 2 ranks'
 fails 3 'unknown flag --sqe: did you mean --seq\?' --mesh tsp=3 --sqe 4
 fails 2 '--lr 1x: expected a number' --mesh tsp=2 --lr 1x
 fails 2 'rank 0: nosuch/model.safetensors: cannot be opened' --mesh tsp=2 --init nosuch

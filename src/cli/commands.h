@@ -5,8 +5,10 @@
 #include "meshfold/base.h"
 
 /* argv[0] is the command's name. They return the program's exit code. */
+int mf_command_bench(int argc, char **argv);
 int mf_command_info(int argc, char **argv);
 int mf_command_train(int argc, char **argv);
+int mf_command_verify(int argc, char **argv);
 
 /* Prints this thread's last error to stderr, with its trace where MESHFOLD_TRACE=1, and returns the exit
  * code: 2 where the user can put it right (flags, inputs, what this build can't do), else 1. A command whose

@@ -1,7 +1,9 @@
 /* train_report.c: see train_report.h. */
 #include "cli/train_report.h"
 
+#include "cli/rank_json.h"
 #include "cli/run_folder.h"
+#include "cli/text.h"
 
 #include <errno.h>
 #include <math.h>
@@ -10,24 +12,6 @@
 
 /* What a float needs to be told from its neighbours. */
 enum { DIGITS = 9 };
-
-static const char *text_bytes(double bytes, char out[32]) {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    int unit = 0;
-    for (; bytes >= 1024 && unit < 4; unit++) bytes /= 1024;
-    snprintf(out, 32, unit ? "%.1f %s" : "%.0f %s", bytes, units[unit]);
-    return out;
-}
-
-static const char *text_rate(double rate, char out[32]) {
-    if (rate >= 1e6)
-        snprintf(out, 32, "%.2fM", rate / 1e6);
-    else if (rate >= 1e4)
-        snprintf(out, 32, "%.1fk", rate / 1e3);
-    else
-        snprintf(out, 32, "%.0f", rate);
-    return out;
-}
 
 static const char *text_time(double seconds, char out[32]) {
     long s = (long)(seconds + 0.5);
@@ -56,15 +40,13 @@ static mf_status put(mf_train_report *r, json_t *line) {
     return written ? MF_OK : MF_FAIL(MF_EIO, "%s/metrics.jsonl: %s", r->folder, strerror(errno));
 }
 
-static const char *plural(int64_t count) { return count == 1 ? "" : "s"; }
-
 static void print_start(const mf_train_report *r, const mf_train_options *o, double peak_flops) {
     const mf_model_config *m = &o->model.config;
     int64_t sequences = o->model.batch * o->accumulate;
     char params[32];
     printf("model      %s parameters: %lld layer%s, hidden %lld, %lld heads, %lld key heads, ffn %lld, "
            "vocabulary %lld\n",
-           text_rate((double)mf_config_params(m), params), (long long)m->layers, plural(m->layers),
+           mf_rate_text((double)mf_config_params(m), params), (long long)m->layers, mf_plural(m->layers),
            (long long)m->hidden, (long long)m->heads, (long long)m->kv_heads, (long long)m->ffn,
            (long long)m->vocab);
     printf("mesh       ");
@@ -72,9 +54,9 @@ static void print_start(const mf_train_report *r, const mf_train_options *o, dou
     for (int i = 0; i < o->mesh.axes; i++)
         printf("%s%s=%d", i ? "," : "", o->mesh.axis[i].name, o->mesh.axis[i].size);
     printf(", %d thread%s a rank, %s, recompute %s; matrix peak %.1f GFLOP/s\n", o->threads,
-           plural(o->threads), r->dtype, r->recompute, peak_flops / 1e9);
+           mf_plural(o->threads), r->dtype, r->recompute, peak_flops / 1e9);
     printf("step       %lld sequence%s of %lld tokens; text of %lld bytes, the last %lld held out\n",
-           (long long)sequences, plural(sequences), (long long)o->model.tokens, (long long)o->data.total,
+           (long long)sequences, mf_plural(sequences), (long long)o->model.tokens, (long long)o->data.total,
            (long long)(o->data.total - o->data.train));
     fflush(stdout);
 }
@@ -93,8 +75,8 @@ static void print_step(const mf_step_metrics *m) {
     int width = snprintf(NULL, 0, "%lld", (long long)m->steps);
     printf("step %*lld/%lld  loss %.4f  grad %.3f  lr %.2e  %s tokens/s  %.0f%% of peak  %s  %s left", width,
            (long long)m->step, (long long)m->steps, fabs(m->loss), fabs(m->grad_norm), m->lr,
-           text_rate(m->tokens_per_s, rate), 100 * m->flops_share, text_bytes((double)m->peak_bytes, peak),
-           text_time(m->left_s, left));
+           mf_rate_text(m->tokens_per_s, rate), 100 * m->flops_share,
+           mf_bytes_text((double)m->peak_bytes, peak), text_time(m->left_s, left));
     if (m->skipped) printf("  %lld skipped", (long long)m->skipped);
     printf("\n");
 }
@@ -117,47 +99,10 @@ static mf_status evaluated(void *context, int64_t step, double loss) {
     return put(r, json_pack("{s:I, s:o}", "step", (json_int_t)step, "eval_loss", real(loss)));
 }
 
-static json_t *json_memory(const mf_memory_stats *stats) {
-    json_t *out = json_pack("{s:I}", "total", (json_int_t)stats->peak_total);
-    for (int i = 0; i < MF_CATEGORIES; i++)
-        json_object_set_new(out, mf_category_name((mf_category)i), json_integer(stats->peak[i]));
-    return out;
-}
-
-static json_t *json_comm(const mf_rank_report *rank) {
-    json_t *out = json_array();
-    for (int g = 0; g < rank->groups; g++) {
-        for (int i = 0; i < MF_COMM_OPS; i++) {
-            const mf_comm_stat *s = &rank->group[g].stat[i];
-            if (s->calls == 0 && s->borrowed_bytes == 0) continue;
-            json_array_append_new(out, json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f}", "axis",
-                                                 rank->group[g].axis, "op", s->op, "calls",
-                                                 (json_int_t)s->calls, "bytes", (json_int_t)s->bytes,
-                                                 "borrowed_bytes", (json_int_t)s->borrowed_bytes, "exposed_s",
-                                                 s->exposed_s, "total_s", s->total_s));
-        }
-    }
-    return out;
-}
-
-static json_t *json_rank(const mf_train_report *r, const mf_rank_report *rank) {
-    const mf_mesh_spec *mesh = &r->options->mesh;
-    json_t *coords = json_object(), *at_peak = json_object();
-    for (int i = 0; i < mesh->axes; i++)
-        json_object_set_new(coords, mesh->axis[i].name, json_integer(rank->coords[i]));
-    for (int i = 0; i < MF_CATEGORIES; i++)
-        json_object_set_new(at_peak, mf_category_name((mf_category)i), json_integer(rank->memory.at_peak[i]));
-    return json_pack("{s:i, s:o, s:I, s:o, s:o, s:I, s:o}", "rank", rank->rank, "coords", coords, "tokens",
-                     (json_int_t)rank->tokens, "peak_bytes", json_memory(&rank->memory), "at_peak_bytes",
-                     at_peak, "rss_peak_bytes", (json_int_t)rank->rss_peak_bytes, "comm", json_comm(rank));
-}
-
 static json_t *json_summary(const mf_train_report *r, const mf_train_summary *s) {
     const mf_train_options *o = r->options;
-    json_t *mesh = json_object(), *ranks = json_array();
-    for (int i = 0; i < o->mesh.axes; i++)
-        json_object_set_new(mesh, o->mesh.axis[i].name, json_integer(o->mesh.axis[i].size));
-    for (int i = 0; i < s->ranks; i++) json_array_append_new(ranks, json_rank(r, &s->rank[i]));
+    json_t *mesh = mf_mesh_json(&o->mesh), *ranks = json_array();
+    for (int i = 0; i < s->ranks; i++) json_array_append_new(ranks, mf_rank_json(&o->mesh, &s->rank[i]));
     json_t *loss = json_pack("{s:o, s:o, s:o}", "first", real(s->loss_first), "last", real(s->loss_last),
                              "eval", real(s->loss_eval));
     json_t *times = json_pack("{s:f, s:f}", "median", s->step_s_median, "min", s->step_s_min);
@@ -178,8 +123,8 @@ static void print_memory(const mf_train_summary *s) {
     for (int rank = 0; rank < s->ranks; rank++) {
         const mf_memory_stats *stats = &s->rank[rank].memory;
         char text[32];
-        printf("  %4d %12s", rank, text_bytes((double)stats->peak_total, text));
-        for (int i = 0; i < MF_CATEGORIES; i++) printf(" %12s", text_bytes((double)stats->peak[i], text));
+        printf("  %4d %12s", rank, mf_bytes_text((double)stats->peak_total, text));
+        for (int i = 0; i < MF_CATEGORIES; i++) printf(" %12s", mf_bytes_text((double)stats->peak[i], text));
         printf("\n");
     }
     int64_t accounted = 0;
@@ -187,8 +132,8 @@ static void print_memory(const mf_train_summary *s) {
     char a[32], b[32];
     bool one_process = strcmp(s->engine, "local") == 0;
     printf("  %s accounted %s, peak resident size of the process %s\n", one_process ? "all ranks" : "rank 0",
-           text_bytes((double)(one_process ? accounted : s->rank[0].memory.peak_total), a),
-           text_bytes((double)s->rank[0].rss_peak_bytes, b));
+           mf_bytes_text((double)(one_process ? accounted : s->rank[0].memory.peak_total), a),
+           mf_bytes_text((double)s->rank[0].rss_peak_bytes, b));
 }
 
 static void print_comm(const mf_train_summary *s) {
@@ -202,8 +147,8 @@ static void print_comm(const mf_train_summary *s) {
                 char sent[32], borrowed[32];
                 if (c->calls == 0 || i == MF_OP_BARRIER) continue;
                 printf("  %4d %-6s %-10s %8lld %12s %12s %8.1fms\n", rank, r->group[g].axis, c->op,
-                       (long long)c->calls, text_bytes((double)c->bytes, sent),
-                       text_bytes((double)c->borrowed_bytes, borrowed), 1e3 * c->exposed_s);
+                       (long long)c->calls, mf_bytes_text((double)c->bytes, sent),
+                       mf_bytes_text((double)c->borrowed_bytes, borrowed), 1e3 * c->exposed_s);
             }
         }
     }
@@ -222,7 +167,7 @@ static mf_status finished(void *context, const mf_train_summary *s) {
         print_memory(s);
         if (s->ranks > 1) print_comm(s);
         printf("\nloss %.4f -> %.4f, held out %.4f; %s tokens/s, %.0f%% of peak", s->loss_first, s->loss_last,
-               s->loss_eval, text_rate(s->tokens_per_s, rate), 100 * s->flops_share);
+               s->loss_eval, mf_rate_text(s->tokens_per_s, rate), 100 * s->flops_share);
         if (s->skipped) printf("; %lld steps skipped", (long long)s->skipped);
         printf("\n");
         if (r->folder) printf("wrote %s (model in %s/model)\n", r->folder, r->folder);

@@ -1,0 +1,149 @@
+/* run_settings.c: see run_settings.h. */
+#include "cli/run_settings.h"
+
+#include "cli/machine.h"
+#include "meshfold/io.h"
+
+#include <string.h>
+
+void mf_run_settings_begin(mf_run_settings *s) { s->threads = s->kv_bucket = s->zero = -1; }
+
+void mf_run_settings_add_model(mf_run_settings *s, mf_flag_table *t, bool init) {
+    mf_table_add(t, MF_TEXT("model", &s->model, "PRESET|PATH",
+                            "a preset (see below), a Hugging Face config.json or a folder that holds one"));
+    if (!init) return;
+    mf_table_add(t, MF_TEXT("init", &s->init, "DIR",
+                            "start from the weights in this Hugging Face model folder, and its config.json "
+                            "unless --model is given"));
+}
+
+void mf_run_settings_add_layout(mf_run_settings *s, mf_flag_table *t) {
+    mf_table_add(
+        t, MF_CHOICE("stream", &s->stream, "resident|gather|broadcast|ring", NULL,
+                     "how weights reach the computation; sp=N with gather is ZeRO-3 (default: broadcast "
+                     "for attention and ring for the MLP on tsp, else resident)"));
+    mf_table_add(t, MF_CHOICE("attention-stream", &s->attention_stream, "resident|gather|broadcast|ring",
+                              NULL, "the same for attention alone"));
+    mf_table_add(t, MF_CHOICE("mlp-stream", &s->mlp_stream, "resident|gather|broadcast|ring", NULL,
+                              "the same for the MLP alone"));
+    mf_table_add(t, MF_CHOICE("exchange", &s->exchange, "allgather|ring|ulysses", NULL,
+                              "how queries see the keys of other ranks on sp and tsp (default: allgather)"));
+    mf_table_add(t, MF_INT("kv-bucket", &s->kv_bucket, NULL, 0, 1 << 20,
+                           "key heads that exchange allgather gathers at once; 0: all of a shard (default)"));
+    mf_table_add(t,
+                 MF_CHOICE("reduction", &s->reduction, "allreduce|scatter", NULL,
+                           "how partial sums become whole on tp; scatter also cuts what lies between blocks "
+                           "(default: allreduce)"));
+    mf_table_add(
+        t, MF_INT("zero", &s->zero, NULL, 0, 1,
+                  "1: ranks that hold the same weights (dp, and sp without a stream) each keep a share of "
+                  "the optimizer's state; 0: all of it (default: 1)"));
+}
+
+void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {
+    mf_table_add(
+        t, MF_CHOICE("engine", &s->engine, "auto|local|mpi", "auto",
+                     "ranks as threads, or as processes that mpiexec started; auto: mpi under mpiexec"));
+    mf_table_add(t, MF_INT("threads", &s->threads, NULL, 1, 4096,
+                           "compute threads of a rank (default: the cores divided by the ranks)"));
+    mf_table_add(t, MF_SWITCH("no-borrow", &s->no_borrow,
+                              "send weights, keys and gradients even where they could be read in place"));
+    mf_table_add(
+        t, MF_REAL("comm-timeout", &s->comm_timeout, "300", 0.01, 1e9,
+                   "seconds that a rank waits for its peers, also while they compute, before the run fails"));
+}
+
+void mf_run_settings_add_numbers(mf_run_settings *s, mf_flag_table *t) {
+    mf_table_add(t,
+                 MF_CHOICE("dtype", &s->dtype, "f32|bf16", "f32",
+                           "type of weights and activations in the products; sums, gradients, norms and the "
+                           "optimizer's weights are f32"));
+    mf_table_add(
+        t, MF_CHOICE("recompute", &s->recompute, "none|attention|block", "none",
+                     "what the backward pass computes again instead of keeping: more time, less memory"));
+}
+
+mf_status mf_run_settings_layout(const mf_run_settings *s, const char *mesh, bool only, mf_mesh_spec *spec,
+                                 mf_layout *layout) {
+    mf_layout_words words = {.stream = s->stream,
+                             .attention_stream = s->attention_stream,
+                             .mlp_stream = s->mlp_stream,
+                             .exchange = s->exchange,
+                             .reduction = s->reduction,
+                             .kv_bucket = s->kv_bucket,
+                             .zero = (int)s->zero,
+                             .strict = only};
+    return mf_layout_parse(mesh, &words, spec, layout);
+}
+
+mf_status mf_blame(const char *flag, mf_status status) {
+    char message[sizeof mf_error_last()->message];
+    if (!status) return MF_OK;
+    snprintf(message, sizeof message, "%s", mf_error_last()->message);
+    return MF_FAIL(status, "%s: %s", flag, message);
+}
+
+static mf_status config_of_init(const char *folder, mf_model_config *out) {
+    char *path = NULL;
+    MF_TRY(mf_format(&path, "%s/config.json", folder));
+    mf_status status = mf_config_load(path, out);
+    mf_host_free(path);
+    return mf_blame("--init", status);
+}
+
+static mf_recompute recompute_of(const char *word) {
+    if (strcmp(word, "attention") == 0) return MF_RECOMPUTE_ATTENTION;
+    return strcmp(word, "block") == 0 ? MF_RECOMPUTE_BLOCK : MF_RECOMPUTE_NONE;
+}
+
+mf_status mf_run_settings_model(const mf_run_settings *s, const char *command, mf_model_options *out) {
+    out->type = strcmp(s->dtype, "bf16") == 0 ? MF_BF16 : MF_F32;
+    out->recompute = recompute_of(s->recompute);
+    out->seed = (uint64_t)s->seed;
+    if (s->model) return mf_blame("--model", mf_config_find(s->model, &out->config));
+    if (s->init) return config_of_init(s->init, &out->config);
+    return MF_FAIL(MF_EINVAL,
+                   "%s needs --model: a preset, a config.json or a folder that holds one; see %s --help",
+                   command, command);
+}
+
+mf_status mf_run_settings_threads(const mf_run_settings *s, int ranks, int *out) {
+    mf_machine machine;
+    *out = (int)s->threads;
+    if (s->threads > 0) return MF_OK;
+    MF_TRY(mf_machine_look(&machine));
+    if (mf_run_settings_mpi(s)) ranks = mf_mpi_local_ranks();
+    *out = (int)mf_max(1, mf_machine_workers(&machine) / ranks);
+    return MF_OK;
+}
+
+bool mf_run_settings_mpi(const mf_run_settings *s) {
+    return strcmp(s->engine, "mpi") == 0 || (strcmp(s->engine, "auto") == 0 && mf_launched_by_mpi());
+}
+
+/* Said here and not by the engine, which knows nothing of meshes. */
+mf_status mf_run_settings_check_started(const mf_run_settings *s, const char *mesh, int ranks) {
+    int started = mf_mpi_ranks();
+    if (!mf_run_settings_mpi(s) || !*mf_mpi_description() || ranks == started) return MF_OK;
+    if (!mf_launched_by_mpi())
+        return MF_FAIL(MF_EINVAL, "--engine mpi: --mesh %s needs mpiexec -n %d before meshfold", mesh, ranks);
+    return MF_FAIL(
+        MF_EINVAL,
+        "--mesh %s: is %d rank%s, but mpiexec started %d: give mpiexec -n %d or a mesh of %d ranks", mesh,
+        ranks, ranks == 1 ? "" : "s", started, ranks, started);
+}
+
+mf_status mf_run_settings_launch(mf_run_settings *s, int ranks, mf_rank_body body, void *argument) {
+    mf_launch_options options = {.engine = mf_run_settings_mpi(s) ? "mpi" : "local",
+                                 .ranks = ranks,
+                                 .timeout_s = s->comm_timeout,
+                                 .no_borrow = s->no_borrow};
+    s->launched = true;
+    return mf_launch(&options, body, argument);
+}
+
+void mf_print_presets(void) {
+    const char *name, *about;
+    printf("\nPresets\n");
+    for (int i = 0; mf_config_preset_at(i, &name, &about); i++) printf("  %-12s %s\n", name, about);
+}

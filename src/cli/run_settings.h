@@ -1,0 +1,56 @@
+/* run_settings.h: the settings that every command which runs a model has in common: the model, the layout,
+ * the engine, what is kept.
+ *
+ *     mf_run_settings_add_layout(&s, &table);
+ *     ... mf_flags_parse ...
+ *     MF_TRY(mf_run_settings_layout(&s, s.mesh, true, &mesh, &layout));
+ *     MF_TRY(mf_run_settings_model(&s, &options));
+ *     MF_TRY(mf_run_settings_launch(&s, s.mesh, ranks, body, argument));
+ */
+#ifndef MF_CLI_RUN_SETTINGS_H
+#define MF_CLI_RUN_SETTINGS_H
+
+#include "cli/flag_table.h"
+#include "meshfold/model.h"
+
+typedef struct mf_run_settings {
+    const char *model, *init, *engine, *dtype, *recompute;
+    const char *stream, *attention_stream, *mlp_stream, *exchange, *reduction; /* NULL: not given */
+    int64_t kv_bucket, zero, threads, seed;
+    double comm_timeout;
+    bool no_borrow;
+    bool launched; /* mf_run_settings_launch was reached: peers may have to be ended */
+} mf_run_settings;
+
+/* Values that mean "not given" where a flag has no fallback. Before mf_flags_parse. */
+void mf_run_settings_begin(mf_run_settings *settings);
+/* --model, and --init where `init`. */
+void mf_run_settings_add_model(mf_run_settings *settings, mf_flag_table *table, bool init);
+/* Streams, exchange, reduction, what is cut; --mesh is the command's own. */
+void mf_run_settings_add_layout(mf_run_settings *settings, mf_flag_table *table);
+/* --engine, --threads, --no-borrow, --comm-timeout. */
+void mf_run_settings_add_engine(mf_run_settings *settings, mf_flag_table *table);
+/* --dtype, --recompute. */
+void mf_run_settings_add_numbers(mf_run_settings *settings, mf_flag_table *table);
+
+/* Reads `mesh`, with the flags' layout words as defaults. only: it is the command's only mesh, so that a flag
+ * which it has no use for is refused. */
+mf_status mf_run_settings_layout(const mf_run_settings *settings, const char *mesh, bool only,
+                                 mf_mesh_spec *spec, mf_layout *layout);
+/* Finds the model, and sets its type, recompute mode and seed. `command` names itself in errors. */
+mf_status mf_run_settings_model(const mf_run_settings *settings, const char *command, mf_model_options *out);
+/* Compute threads of each of so many ranks: --threads, or the cores divided by them. */
+mf_status mf_run_settings_threads(const mf_run_settings *settings, int ranks, int *out);
+/* Ranks run under mpiexec, as its processes. */
+bool mf_run_settings_mpi(const mf_run_settings *settings);
+/* MF_EINVAL when mpiexec started another number of ranks than `mesh` has. */
+mf_status mf_run_settings_check_started(const mf_run_settings *settings, const char *mesh, int ranks);
+/* mf_launch as the settings say. */
+mf_status mf_run_settings_launch(mf_run_settings *settings, int ranks, mf_rank_body body, void *argument);
+
+/* Puts the flag that named an input before the error that came of it. */
+mf_status mf_blame(const char *flag, mf_status status);
+/* The presets, for --help. */
+void mf_print_presets(void);
+
+#endif
