@@ -138,11 +138,27 @@ static void ulysses_fits_some_shapes(void **state) {
     assert_true(fits >= 3);
 }
 
+/* What a group's signals have counted outlives a model. */
+static void models_follow_each_other_on_one_mesh(void **state) {
+    (void)state;
+    static const char *const borrowing[] = {"tsp=3", "sp=2,exchange=ring", "tsp=2,sp=2"};
+    for (int i = 0; i < 3; i++) {
+        parity_case shape = *parity_case_at(0);
+        parity_run run = {.type = MF_F32, .threads = 1, .models = 3};
+        ASSERT_OK(parity_lay_out(&run, &shape, borrowing[i]));
+        parity_check(&run, false);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(on_two_ranks),   cmocka_unit_test(on_three_ranks),
-        cmocka_unit_test(on_four_ranks),  cmocka_unit_test(on_six_ranks),
-        cmocka_unit_test(on_eight_ranks), cmocka_unit_test(ulysses_fits_some_shapes),
+        cmocka_unit_test(on_two_ranks),
+        cmocka_unit_test(on_three_ranks),
+        cmocka_unit_test(on_four_ranks),
+        cmocka_unit_test(on_six_ranks),
+        cmocka_unit_test(on_eight_ranks),
+        cmocka_unit_test(ulysses_fits_some_shapes),
+        cmocka_unit_test(models_follow_each_other_on_one_mesh),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -360,6 +360,8 @@ static void test_layout_refuses(void **state) {
         {"sp=2,kv-bucket=-1", "whole number from 0"},
         {"dp=2,zero=2", "zero takes 0 or 1"},
         {"dp=2,zero=1x", "zero takes 0 or 1"},
+        {"sp=2,exchange=ring,exchange=ring", "exchange is given twice"},
+        {"dp=1048576,tp=1048576,sp=1048576,tsp=1048576", "more than 1048576 ranks"},
         {"sp=2,sp=2", "axis sp is given twice"}};
     mf_mesh_spec mesh;
     mf_layout layout;

@@ -123,6 +123,8 @@ void mf_shared_free(mf_comm *comm, mf_memory *memory, mf_shared *shared);
 enum { MF_SIGNALS = 8 };
 mf_status mf_signal(mf_comm *comm, int slot, uint64_t value);
 mf_status mf_await(mf_comm *comm, int peer, int slot, uint64_t value);
+/* What this rank has signalled last; 0 at first. Members that signal in one order can count by it. */
+uint64_t mf_signalled(const mf_comm *comm, int slot);
 
 /* What a rank's group has moved, by operation. bytes: sent, by the ring convention; borrowed_bytes: read in
  * place. */

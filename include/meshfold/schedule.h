@@ -48,14 +48,14 @@ typedef struct mf_store {
     mf_comm *replicas; /* the ranks that hold the same shards; gradients are summed over them */
     mf_device *device;
     mf_dtype type;
-    int64_t elements;         /* this rank's */
-    int64_t first, count;     /* of these, the ones that this rank updates */
-    mf_shared weights;        /* [elements] compute type */
-    mf_shared grads;          /* [elements] f32, += ; empty when forward only */
-    uint64_t ring_step;       /* turns of gradient rings so far: orders additions where memory is borrowed */
-    const mf_part *open_part; /* gather: at work */
-    mf_whole_part ahead;      /* gather: the next part's weights */
-    mf_whole_part leaving;    /* gather: the last part's gradients, on their way to their owners */
+    int64_t elements;              /* this rank's */
+    int64_t first, count;          /* of these, the ones that this rank updates */
+    bool cut_updates;              /* other replicas update the rest */
+    mf_shared weights;             /* [elements] compute type */
+    mf_shared grads;               /* [elements] f32, += ; empty when forward only */
+    const mf_part *open_part;      /* gather: at work */
+    mf_whole_part ahead;           /* gather: the next part's weights */
+    mf_whole_part leaving;         /* gather: the last part's gradients, on their way to their owners */
     mf_request sum[MF_SUMS_BEGUN]; /* of gradients over replicas, under way */
     int64_t sums_begun, sums_done;
 } mf_store;
@@ -177,7 +177,7 @@ typedef struct mf_exchange {
     mf_buffer travelling[2]; /* sent: key and value gradients on their way home */
     mf_request keys_travel, grads_travel;
     bool borrows;
-    uint64_t published, grad_step;
+    uint64_t published;         /* what own keys were signalled with */
     struct mf_ulysses *ulysses; /* its own */
 } mf_exchange;
 

@@ -96,10 +96,7 @@ static void widen(range *r, double value) {
 static range range_of(const mf_bench *b, const plot *p) {
     range r = {INFINITY, 0};
     for (int i = 0; i < b->lengths; i++)
-        for (int k = 0; k < b->meshes; k++) {
-            widen(&r, value_at(b, i, k, p->value));
-            if (p->part) widen(&r, value_at(b, i, k, p->part));
-        }
+        for (int k = 0; k < b->meshes; k++) widen(&r, value_at(b, i, k, p->value));
     return r;
 }
 
@@ -118,11 +115,16 @@ static unit unit_of(const mf_bench *b, const plot *p) {
     return units[i];
 }
 
-/* Wide enough for a power of two, which has a label. */
+/* A value and its part are seen best from zero up, unless values are far apart. */
+enum { FAR_APART = 32 };
+
+/* A logarithmic one wide enough for a power of two, which has a label. */
 static void write_y_axis(const mf_bench *b, const plot *p, FILE *out) {
     range r = range_of(b, p);
     double size = unit_of(b, p).size;
-    if (r.high > 0)
+    if (p->part && r.high > 0 && r.high < FAR_APART * r.low)
+        fprintf(out, "set yrange [0:%g]\n", r.high / size * 1.05);
+    else if (r.high > 0)
         fprintf(out, "set logscale y 2\nset yrange [%g:%g]\n", r.low / size / 1.5, r.high / size * 1.5);
     else
         fprintf(out, "set yrange [0:1]\n");

@@ -87,6 +87,7 @@ struct mf_comm {
     bool borrows;
     uint64_t sequence[MF_LANES];
     mf_comm_stat stats[MF_COMM_OPS];
+    uint64_t signalled[MF_SIGNALS];
     mf_worker *worker; /* made at the first request, like the two below */
     mf_slot *slots;
     size_t *slot_offsets; /* [slots, 2, size + 1] */

@@ -66,9 +66,12 @@ static mf_status check_signal(const mf_comm *comm, int peer, int slot) {
 static mf_status signal_try(mf_comm *comm, int slot, uint64_t value) {
     MF_TRY(check_signal(comm, comm->rank, slot));
     MF_TRY(comm->world->engine->signal(comm, slot, value));
+    comm->signalled[slot] = value;
     comm->stats[MF_OP_SIGNAL].calls++;
     return MF_OK;
 }
+
+uint64_t mf_signalled(const mf_comm *comm, int slot) { return comm->signalled[slot]; }
 
 mf_status mf_signal(mf_comm *comm, int slot, uint64_t value) {
     return signal_try(comm, slot, value) ? mf_comm_give_up(comm->world) : MF_OK;

@@ -51,8 +51,10 @@ mf_status mf_mesh_parse(const char *text, mf_mesh_spec *out) {
         at += length + 1;
     }
     int64_t ranks = 1;
-    for (int i = 0; i < out->axes; i++) ranks *= out->axis[i].size;
-    if (ranks > RANKS_MAX) return MF_FAIL(MF_EINVAL, MESH "more than %d ranks", text, RANKS_MAX);
+    for (int i = 0; i < out->axes; i++) {
+        ranks *= out->axis[i].size;
+        if (ranks > RANKS_MAX) return MF_FAIL(MF_EINVAL, MESH "more than %d ranks", text, RANKS_MAX);
+    }
     return MF_OK;
 }
 

@@ -332,10 +332,8 @@ static mf_status squares(mf_model *m, int64_t begin, int64_t end, double *sum) {
 }
 
 mf_status mf_model_grad_squares(mf_model *m, double *sum) {
-    int replicas = mf_comm_size(m->store.replicas);
     *sum = 0;
-    if (replicas > 1 && m->store.count == m->store.elements && mf_comm_rank(m->store.replicas) > 0)
-        return MF_OK;
+    if (!m->store.cut_updates && mf_comm_rank(m->store.replicas) > 0) return MF_OK;
     MF_TRY(squares(m, 0, m->store.elements, sum));
     for (int i = 0; i < m->params; i++) {
         mf_param_view v = mf_model_param(m, i);
@@ -349,8 +347,7 @@ mf_status mf_model_grad_squares(mf_model *m, double *sum) {
 /* This rank's part of a whole gradient: what it updates and counts; zeros elsewhere. */
 static void lay_out_gradient(mf_model *m, const mf_param_view *v, float *whole) {
     const float *grads = m->store.grads.own;
-    bool first_replica = mf_comm_rank(m->store.replicas) == 0;
-    if (m->store.count == m->store.elements && !first_replica) return;
+    if (!m->store.cut_updates && mf_comm_rank(m->store.replicas) > 0) return;
     for (int64_t row = v->shared_rows; row < v->slice_rows; row++)
         for (int64_t col = 0; col < v->slice_cols; col++) {
             int64_t at = v->offset + row * v->slice_cols + col;

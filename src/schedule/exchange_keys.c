@@ -115,7 +115,9 @@ static mf_status await_all(mf_exchange *x, int signal) {
 mf_status mf_keys_open(mf_exchange *x) { return x->borrows ? await_all(x, MF_SIGNAL_KEYS_READ) : MF_OK; }
 
 mf_status mf_keys_publish(mf_exchange *x) {
-    return x->borrows ? mf_signal(x->comm, MF_SIGNAL_KEYS_READY, ++x->published) : MF_OK;
+    if (!x->borrows) return MF_OK;
+    x->published = mf_signalled(x->comm, MF_SIGNAL_KEYS_READY) + 1;
+    return mf_signal(x->comm, MF_SIGNAL_KEYS_READY, x->published);
 }
 
 mf_status mf_keys_await(mf_exchange *x, int rank) {
@@ -130,7 +132,7 @@ mf_status mf_keys_release(mf_exchange *x) {
 int mf_keys_owner(const mf_exchange *x, int step) { return (mf_comm_rank(x->comm) + 1 + step) % ranks_of(x); }
 
 mf_status mf_keys_begin_grads(mf_exchange *x) {
-    return x->borrows ? mf_signal(x->comm, MF_SIGNAL_KEY_GRADS, ++x->grad_step) : MF_OK;
+    return x->borrows ? mf_signal_next(x->comm, MF_SIGNAL_KEY_GRADS) : MF_OK;
 }
 
 static void aim(mf_exchange *x, int owner, float *dk, float *dv, place at) {
@@ -154,7 +156,7 @@ static void aim_at_owner(mf_exchange *x, int owner, float *dk, float *dv) {
 
 static mf_status grads_borrowed(mf_exchange *x, int owner) {
     int above = (mf_comm_rank(x->comm) + 1) % ranks_of(x);
-    MF_TRY(mf_await(x->comm, above, MF_SIGNAL_KEY_GRADS, x->grad_step));
+    MF_TRY(mf_await(x->comm, above, MF_SIGNAL_KEY_GRADS, mf_signalled(x->comm, MF_SIGNAL_KEY_GRADS)));
     aim_at_owner(x, owner, x->dkeys.peer[owner], x->dvalues.peer[owner]);
     if (owner != mf_comm_rank(x->comm))
         mf_count_borrowed(x->comm, MF_OP_SHIFT, 2 * mf_keys_elements(x, owner) * (int64_t)sizeof(float));
@@ -200,7 +202,7 @@ mf_status mf_keys_grads(mf_exchange *x, int step) {
 
 mf_status mf_keys_end_grads(mf_exchange *x, int step) {
     int owner = mf_keys_owner(x, step), next = mf_keys_owner(x, step + 1);
-    if (x->borrows) return mf_signal(x->comm, MF_SIGNAL_KEY_GRADS, ++x->grad_step);
+    if (x->borrows) return mf_signal_next(x->comm, MF_SIGNAL_KEY_GRADS);
     if (owner != mf_comm_rank(x->comm))
         return mf_shift(x->comm, x->travelling[step % 2].data,
                         2 * (size_t)mf_keys_elements(x, owner) * sizeof(float),

@@ -40,6 +40,10 @@ struct mf_reduction_kind {
 /* Signals of an axis, so that no two uses share one. */
 enum { MF_SIGNAL_RING, MF_SIGNAL_KEYS_READY, MF_SIGNAL_KEYS_READ, MF_SIGNAL_KEY_GRADS };
 
+static inline mf_status mf_signal_next(mf_comm *comm, int slot) {
+    return mf_signal(comm, slot, mf_signalled(comm, slot) + 1);
+}
+
 /* stream_gather.c */
 mf_status mf_gather_ahead(mf_store *store, const mf_part *part);
 /* Waits for the gradients that have left, and adds what came to own ones. */

@@ -64,6 +64,7 @@ typedef struct words {
     char held[5][16];
     char axes[256];
     int axis_count;
+    unsigned seen; /* words, by their places in word_names */
 } words;
 
 static const char *const word_names[] = {"stream",    "attention-stream", "mlp-stream", "exchange",
@@ -92,6 +93,8 @@ static mf_status set_number(const char *whole, int word, const char *value, word
 }
 
 static mf_status set_word(const char *whole, int word, const char *value, size_t length, words *out) {
+    if (out->seen >> word & 1) return MF_FAIL(MF_EINVAL, MESH "%s is given twice", whole, word_names[word]);
+    out->seen |= 1u << word;
     const char **texts[TEXT_WORDS] = {&out->given.stream, &out->given.attention_stream,
                                       &out->given.mlp_stream, &out->given.exchange, &out->given.reduction};
     if (word >= TEXT_WORDS) return set_number(whole, word, value, out);

@@ -13,6 +13,7 @@ static int64_t share_begin(const mf_store *s, int rank) {
 
 static void choose_updates(mf_store *s, bool cut) {
     int rank = mf_comm_rank(s->replicas);
+    s->cut_updates = cut;
     s->first = cut ? share_begin(s, rank) : 0;
     s->count = cut ? share_begin(s, rank + 1) - s->first : s->elements;
 }
@@ -71,7 +72,7 @@ mf_status mf_store_sum(mf_store *s, const mf_part *part) {
     float *grads = mf_within(s->grads.own, begin, MF_F32);
     if (s->sums_begun - s->sums_done == MF_SUMS_BEGUN) MF_TRY(finish_oldest_sum(s));
     mf_request *request = &s->sum[s->sums_begun++ % MF_SUMS_BEGUN];
-    if (s->count < s->elements) return sum_shares(s, grads, begin, n, request);
+    if (s->cut_updates) return sum_shares(s, grads, begin, n, request);
     return mf_allreduce(s->replicas, grads, n, MF_F32, request);
 }
 
@@ -90,7 +91,7 @@ mf_status mf_store_settle(mf_store *s) {
 mf_status mf_store_share_updates(mf_store *s) {
     mf_status status = MF_OK;
     size_t *offsets = NULL, size = mf_dtype_bytes(s->type);
-    if (s->count == s->elements) return MF_OK;
+    if (!s->cut_updates) return MF_OK;
     MF_TRY(mf_host_alloc((size_t)replicas(s) + 1, sizeof *offsets, &offsets));
     for (int rank = 0; rank <= replicas(s); rank++) offsets[rank] = (size_t)share_begin(s, rank) * size;
     MF_GO(mf_allgather(s->replicas, mf_within(s->weights.own, s->first, s->type), s->weights.own, offsets,

@@ -46,7 +46,7 @@ static mf_status turn_weights(mf_stream *s, const void **weights) {
 
 static mf_status borrow_grads(mf_stream *s, float **out) {
     int shard = shard_of(s, s->turn), above = (mf_stream_rank(s) + 1) % mf_stream_size(s);
-    MF_TRY(mf_await(s->store->comm, above, MF_SIGNAL_RING, s->store->ring_step));
+    MF_TRY(mf_await(s->store->comm, above, MF_SIGNAL_RING, mf_signalled(s->store->comm, MF_SIGNAL_RING)));
     if (!is_own(s, s->turn))
         mf_count_borrowed(s->store->comm, MF_OP_SHIFT, s->part->elements[shard] * (int64_t)sizeof(float));
     *out = mf_peer_grads(s, shard);
@@ -68,7 +68,7 @@ static mf_status grads(mf_stream *s, float **out) {
 
 static mf_status end_turn(mf_stream *s) {
     if (s->pass == MF_PASS_FORWARD) return MF_OK;
-    if (s->borrows) return mf_signal(s->store->comm, MF_SIGNAL_RING, ++s->store->ring_step);
+    if (s->borrows) return mf_signal_next(s->store->comm, MF_SIGNAL_RING);
     if (is_own(s, s->turn)) return MF_OK;
     int slot = s->turn % 2, next = (s->turn + 1) % 2;
     size_t bytes = (size_t)s->part->elements[shard_of(s, s->turn)] * sizeof(float);

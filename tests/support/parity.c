@@ -169,6 +169,7 @@ static void member_destroy(member *m, mf_device *device) {
     mf_buffer_free(memory, &m->ids);
     mf_buffer_free(memory, &m->labels);
     mf_model_destroy(m->model);
+    *m = (member){0};
 }
 
 /* A step of two halves: gradients add up over calls, and the last one completes them. */
@@ -290,7 +291,11 @@ mf_status parity_body(mf_world *world, void *argument) {
     MF_GO(mf_memory_create(NULL, &memory));
     MF_GO(mf_device_create("cpu", memory, r->threads, &device));
     MF_GO(mf_mesh_create(world, &r->mesh, &mesh));
-    MF_GO(both(r, world, &mesh, device, &cut, &whole));
+    for (int i = 0; i < (r->models ? r->models : 1); i++) {
+        MF_GO(both(r, world, &mesh, device, &cut, &whole));
+        member_destroy(&cut, device);
+        member_destroy(&whole, device);
+    }
 fail:
     if (device) {
         member_destroy(&cut, device);

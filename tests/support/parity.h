@@ -24,6 +24,7 @@ typedef struct parity_run {
     int threads;
     bool forward_only; /* loss alone, by a model that keeps nothing */
     bool two_calls;    /* gradients of one step by two calls */
+    int models;        /* that follow each other on one mesh; 0: one */
     /* filled on rank 0 */
     double loss, loss_error, worst; /* relative */
     double norm_error;              /* of the gradient norm that the optimizer sees */
