@@ -24,10 +24,14 @@ typedef struct mf_world mf_world; /* all ranks, as one rank sees them */
 typedef struct mf_comm mf_comm;   /* the ranks of one axis, as one of them sees them */
 
 typedef struct mf_launch_options {
-    const char *engine; /* "local": ranks are threads of this process; "mpi": this process is one rank */
-    int ranks;          /* mpi: 0 takes as many as were started; any other number must be that one */
-    double timeout_s;   /* a collective that waits longer fails; 0: 300 s */
-    bool no_borrow;     /* send even where peers' memory can be addressed */
+    const char
+        *engine; /* "local": ranks are threads of this process; "mpi": this process is one rank; "dry": each
+                    rank runs alone, one after another, and transfers are counted but move nothing */
+    int ranks;   /* mpi: 0 takes as many as were started; any other number must be that one */
+    double timeout_s; /* a collective that waits longer fails; 0: 300 s */
+    bool no_borrow;   /* send even where peers' memory can be addressed */
+    bool only;        /* dry: run only_rank alone */
+    int only_rank;
 } mf_launch_options;
 
 typedef mf_status (*mf_rank_body)(mf_world *world, void *argument);
@@ -48,7 +52,7 @@ const char *mf_mpi_description(void);
 
 int mf_world_rank(const mf_world *world);
 int mf_world_size(const mf_world *world);
-/* "local" or "mpi". */
+/* "local", "mpi" or "dry". */
 const char *mf_world_engine(const mf_world *world);
 
 /* The group of `ranks` (world ranks, the same list on each member, which calls this). Owned by the caller. */

@@ -18,7 +18,8 @@
 
 typedef struct mf_device mf_device;
 
-/* threads: how many the rank computes with. Workspace comes from `memory`, which must outlive the device. */
+/* "cpu", or "dry": takes the CPU's workspace and computes nothing, on memory from mf_memory_dry.
+ * threads: how many the rank computes with. Workspace comes from `memory`, which must outlive the device. */
 mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out);
 void mf_device_destroy(mf_device *device);
 mf_memory *mf_device_memory(mf_device *device);
@@ -231,6 +232,8 @@ mf_status mf_accumulate(mf_device *device, int64_t rows, int64_t width, const fl
 /* out: [rows, cols] f32 = deviation * normal numbers of (seed, key) at indices first + row * index_ld +
  * column. */
 mf_status mf_fill_normal(mf_device *device, const mf_normal_args *args);
+/* out: [n] f32 = value. */
+mf_status mf_fill(mf_device *device, int64_t n, float value, float *out);
 mf_status mf_zero(mf_device *device, void *data, size_t bytes);
 /* rows blocks of `bytes`, at distances given in bytes. */
 mf_status mf_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,

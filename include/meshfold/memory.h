@@ -47,6 +47,9 @@ typedef struct mf_memory_source {
 /* The host's memory. give_back wants the size that was taken, and accepts NULL. */
 extern const mf_memory_source mf_memory_heap;
 
+/* Addresses that nobody may read or write: for a device that computes nothing. */
+extern const mf_memory_source mf_memory_dry;
+
 mf_status mf_memory_create(const mf_memory_source *source, mf_memory **out);
 void mf_memory_destroy(mf_memory *memory);
 

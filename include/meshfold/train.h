@@ -148,6 +148,9 @@ typedef struct mf_measure_result {
  * size is the mesh's. MF_ENONFINITE when an update had to be skipped. */
 mf_status mf_measure(mf_world *world, const mf_measure_options *options, mf_measure_result *result);
 void mf_measure_free(mf_measure_result *result);
+/* The same run dry, on engine "dry": nothing is computed or moved, and *out holds the memory and the
+ * transfers that this rank would have as a thread of this machine's CPU, to the byte; no times. */
+mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_rank_report *out);
 
 /* One layout's loss and gradients, to be held against another's:
  *

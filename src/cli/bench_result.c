@@ -1,6 +1,7 @@
 /* bench_result.c: see bench_result.h. */
 #include "cli/bench_result.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -103,9 +104,10 @@ static double median_exposed(const mf_bench_case *c) {
     return median(values, c->rounds);
 }
 
-/* Over all lengths and rounds: one probe while the machine was slow must not flatter. */
-static double peak_of_mesh(const mf_bench *b, const mf_bench_case *c) {
-    int mesh = (int)(c - b->cases) % b->meshes, n = 0;
+/* Over all lengths and rounds: one probe while the machine was slow must not flatter. 0: nothing was
+ * measured. */
+static double peak_of_mesh(const mf_bench *b, int mesh) {
+    int n = 0;
     double medians[MF_BENCH_LENGTHS];
     for (int length = 0; length < b->lengths; length++) {
         double values[MF_BENCH_ROUNDS];
@@ -114,7 +116,14 @@ static double peak_of_mesh(const mf_bench *b, const mf_bench_case *c) {
         memcpy(values, at->peak_flops, sizeof values);
         medians[n++] = median(values, at->rounds);
     }
-    return median(medians, n);
+    return n ? median(medians, n) : 0;
+}
+
+/* What the machine can do is the same whatever runs on it: the best that any mesh's probe found. */
+static double peak_of_machine(const mf_bench *b) {
+    double peak = 0;
+    for (int mesh = 0; mesh < b->meshes; mesh++) peak = fmax(peak, peak_of_mesh(b, mesh));
+    return peak;
 }
 
 static void times(const mf_bench *b, const mf_bench_case *c, mf_bench_figures *f) {
@@ -125,7 +134,7 @@ static void times(const mf_bench *b, const mf_bench_case *c, mf_bench_figures *f
     f->step_s_min = values[0];
     f->step_s_max = values[n - 1];
     f->tokens_per_s = (double)c->first.tokens / f->step_s;
-    f->peak_flops = peak_of_mesh(b, c);
+    f->peak_flops = peak_of_machine(b);
     f->flops_share = c->first.flops / f->step_s / f->peak_flops;
 }
 

@@ -212,11 +212,14 @@ static mf_status transfer_alone(mf_comm *comm, const mf_transfer *t) {
     return MF_OK;
 }
 
+static bool needs_engine(const mf_comm *comm) { return comm->size > 1 || comm->world->engine->moves_nothing; }
+
 static mf_status transfer_now(mf_comm *comm, mf_transfer *t) {
     mf_comm_stat *stat = &comm->stats[t->header.op];
     double start = mf_now_s();
     t->header.sequence = ++comm->sequence[MF_LANE_MAIN];
-    MF_TRY(comm->size == 1 ? transfer_alone(comm, t) : comm->world->engine->transfer(comm, MF_LANE_MAIN, t));
+    MF_TRY(needs_engine(comm) ? comm->world->engine->transfer(comm, MF_LANE_MAIN, t)
+                              : transfer_alone(comm, t));
     double elapsed = mf_now_s() - start;
     stat->total_s += elapsed;
     stat->exposed_s += elapsed;
@@ -276,7 +279,7 @@ static mf_status transfer_try(mf_comm *comm, mf_transfer *t, mf_request *request
     MF_TRY(check(comm, t));
     count_call(comm, t);
     /* Alone there is nobody to wait for: the request is done before it is returned. */
-    if (request && comm->size > 1)
+    if (request && comm->size > 1 && !comm->world->engine->moves_nothing)
         MF_TRY(transfer_later(comm, t, request));
     else
         MF_TRY(transfer_now(comm, t));

@@ -48,6 +48,7 @@ typedef struct mf_failure {
 /* Every member is needed unless it says otherwise. None sees a group of one: comm.c serves that itself. */
 typedef struct mf_engine {
     const char *name;
+    bool moves_nothing;    /* transfers end at once; their buffers may be addresses that nobody can read */
     bool reduces_in_place; /* where the group borrows, a reduce reads its terms where they lie */
     mf_status (*launch)(const mf_launch_options *options, mf_rank_body body, void *argument);
     void (*wake)(mf_world *world);    /* optional: an error was set; wake whoever waits */
@@ -63,7 +64,7 @@ typedef struct mf_engine {
     mf_status (*await)(mf_comm *comm, int peer, int slot, uint64_t value);
 } mf_engine;
 
-extern const mf_engine mf_engine_local, mf_engine_mpi;
+extern const mf_engine mf_engine_local, mf_engine_mpi, mf_engine_dry;
 
 struct mf_world {
     const mf_engine *engine;

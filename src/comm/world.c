@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const mf_engine *const engines[] = {&mf_engine_local, &mf_engine_mpi};
+static const mf_engine *const engines[] = {&mf_engine_local, &mf_engine_mpi, &mf_engine_dry};
 enum { ENGINES = sizeof engines / sizeof engines[0] };
 
 static const mf_engine *engine_find(const char *name) {
@@ -16,7 +16,7 @@ static const mf_engine *engine_find(const char *name) {
 mf_status mf_launch(const mf_launch_options *options, mf_rank_body body, void *argument) {
     const mf_engine *engine = engine_find(options->engine);
     if (!engine)
-        return MF_FAIL(MF_EINVAL, "no engine named %s: it is local or mpi",
+        return MF_FAIL(MF_EINVAL, "no engine named %s: it is local, mpi or dry",
                        options->engine ? options->engine : "(none)");
     if (!(options->timeout_s >= 0))
         return MF_FAIL(MF_EINVAL, "a timeout of %g s: it must be positive, or 0 for 300 s",

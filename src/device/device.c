@@ -4,9 +4,9 @@
 
 #include <string.h>
 
-extern const mf_device_ops mf_device_cpu;
+extern const mf_device_ops mf_device_cpu, mf_device_dry;
 
-static const mf_device_ops *const devices[] = {&mf_device_cpu};
+static const mf_device_ops *const devices[] = {&mf_device_cpu, &mf_device_dry};
 
 mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out) {
     *out = NULL;
@@ -24,7 +24,7 @@ mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_
         *out = device;
         return MF_OK;
     }
-    return MF_FAIL(MF_EUNSUPPORTED, "no device is called \"%s\"; this build has: cpu", name);
+    return MF_FAIL(MF_EUNSUPPORTED, "no device is called \"%s\"; this build has: cpu, dry", name);
 }
 
 void mf_device_destroy(mf_device *device) {
@@ -231,6 +231,11 @@ mf_status mf_accumulate(mf_device *device, int64_t rows, int64_t width, const fl
     MF_TRY(check_rows("accumulate", rows, width, in_ld, out_ld));
     return rows == 0 || width == 0 ? MF_OK
                                    : device->ops->accumulate(device, rows, width, in, in_ld, out, out_ld);
+}
+
+mf_status mf_fill(mf_device *device, int64_t n, float value, float *out) {
+    MF_TRY(check_dense("a fill", 1, n));
+    return n == 0 ? MF_OK : device->ops->fill(device, n, value, out);
 }
 
 mf_status mf_fill_normal(mf_device *device, const mf_normal_args *args) {

@@ -36,6 +36,7 @@ typedef struct mf_device_ops {
                      void *out);
     mf_status (*accumulate)(mf_device *device, int64_t rows, int64_t width, const float *in, int64_t in_ld,
                             float *out, int64_t out_ld);
+    mf_status (*fill)(mf_device *device, int64_t n, float value, float *out);
     mf_status (*fill_normal)(mf_device *device, const mf_normal_args *args);
     mf_status (*zero)(mf_device *device, void *data, size_t bytes);
     mf_status (*copy_rows)(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,

@@ -371,7 +371,7 @@ mf_status mf_model_init(mf_model *m, float *master) {
     for (int i = 0; i < m->params; i++) {
         mf_param_view v = mf_model_param(m, i);
         if (v.replicated) {
-            for (int64_t c = 0; c < v.cols; c++) ((float *)m->norms.data)[v.offset + c] = 1.0f;
+            MF_TRY(mf_fill(m->device, v.cols, 1.0f, (float *)m->norms.data + v.offset));
             continue;
         }
         MF_TRY(mf_fill_normal(m->device, &(mf_normal_args){.rows = v.slice_rows,

@@ -4,6 +4,8 @@
 
 #include "meshfold/train.h"
 
+#include <string.h>
+
 typedef struct mf_run_state {
     const mf_train_options *options;
     const mf_train_observer *observer; /* NULL but on rank 0 */
@@ -22,6 +24,11 @@ typedef struct mf_run_state {
     double loss_first, loss_last, loss_eval;
     int64_t skipped, skipped_in_a_row;
 } mf_run_state;
+
+/* Values can't be read or written: nothing is computed. */
+static inline bool mf_run_is_dry(const mf_run_state *r) {
+    return strcmp(mf_world_engine(r->world), "dry") == 0;
+}
 
 /* train.c: everything a run needs before its first step; `options` and `world` are set before. Collective. */
 mf_status mf_run_open(mf_run_state *run);

@@ -78,6 +78,20 @@ static mf_status report(mf_run_state *r, mf_measure_result *out) {
     return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
 }
 
+mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_rank_report *out) {
+    mf_status status = MF_OK;
+    mf_train_options run = run_of(options);
+    mf_run_state r = {.options = &run, .world = world};
+    if (!mf_run_is_dry(&r))
+        return MF_FAIL(MF_EINVAL, "a dry measurement on engine %s", mf_world_engine(world));
+    MF_GO(mf_run_open(&r));
+    for (int64_t step = 0; step < run.adam.steps; step++) MF_GO(step_once(&r, step));
+    mf_loop_measure(&r, out);
+fail:
+    mf_run_close(&r);
+    return status;
+}
+
 mf_status mf_measure(mf_world *world, const mf_measure_options *options, mf_measure_result *result) {
     mf_status status = MF_OK;
     mf_train_options run = run_of(options);

@@ -102,8 +102,9 @@ static mf_status weights(mf_run_state *r) {
 
 mf_status mf_run_open(mf_run_state *r) {
     const mf_train_options *o = r->options;
-    MF_TRY(mf_memory_create(NULL, &r->memory));
-    MF_TRY(mf_device_create("cpu", r->memory, o->threads, &r->device));
+    bool dry = mf_run_is_dry(r);
+    MF_TRY(mf_memory_create(dry ? &mf_memory_dry : NULL, &r->memory));
+    MF_TRY(mf_device_create(dry ? "dry" : "cpu", r->memory, o->threads, &r->device));
     MF_TRY(mf_mesh_create(r->world, &o->mesh, &r->mesh));
     r->replicas = mf_axes_ranks(&o->mesh, o->layout.data);
     mf_comm *data = mf_mesh_axis(&r->mesh, "dp");

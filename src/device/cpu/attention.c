@@ -190,6 +190,13 @@ static mf_status grow(mf_cpu_attention *a, size_t bytes) {
     return MF_OK;
 }
 
+mf_status mf_cpu_reserve_attention(mf_device *device, const mf_attention_args *args, bool backward) {
+    mf_cpu_attention *a = mf_cpu_of(device)->attention;
+    attention_job job = {.attention = a};
+    plan(&job, args, a->bf16_products, a->lane_count, backward);
+    return grow(a, job.layout.bytes * (size_t)a->lane_count);
+}
+
 mf_status mf_cpu_attention_begin(mf_device *device, const mf_attention_args *args, bool backward,
                                  attention_job *job) {
     mf_cpu_attention *a = mf_cpu_of(device)->attention;

@@ -1,17 +1,21 @@
 /* cpu.c: the CPU's operations table. */
 #include "device/cpu/cpu.h"
 
-static mf_status cpu_open(mf_device *device) {
+static mf_status open_with(mf_device *device, bool dry) {
     mf_cpu *cpu = NULL;
     MF_TRY(mf_host_alloc(1, sizeof *cpu, &cpu));
     device->state = cpu;
-    MF_TRY(mf_cpu_gemms_create(device, &cpu->gemms));
+    MF_TRY(mf_cpu_gemms_create(device, dry, &cpu->gemms));
     MF_TRY(mf_cpu_widened_create(device, &cpu->widened));
     MF_TRY(mf_cpu_attention_create(device, &cpu->attention));
     return MF_OK;
 }
 
-static void cpu_close(mf_device *device) {
+static mf_status cpu_open(mf_device *device) { return open_with(device, false); }
+
+mf_status mf_cpu_open_dry(mf_device *device) { return open_with(device, true); }
+
+void mf_cpu_close(mf_device *device) {
     mf_cpu *cpu = mf_cpu_of(device);
     if (!cpu) return;
     mf_cpu_attention_destroy(cpu->attention);
@@ -23,7 +27,7 @@ static void cpu_close(mf_device *device) {
 const mf_device_ops mf_device_cpu = {
     .name = "cpu",
     .open = cpu_open,
-    .close = cpu_close,
+    .close = mf_cpu_close,
     .gemm = mf_cpu_gemm,
     .attention_forward = mf_cpu_attention_forward,
     .attention_backward = mf_cpu_attention_backward,
@@ -46,6 +50,7 @@ const mf_device_ops mf_device_cpu = {
     .cast = mf_cpu_cast,
     .add = mf_cpu_add,
     .accumulate = mf_cpu_accumulate,
+    .fill = mf_cpu_fill,
     .fill_normal = mf_cpu_fill_normal,
     .zero = mf_cpu_zero,
     .copy_rows = mf_cpu_copy_rows,

@@ -6,7 +6,8 @@
 
 /* gemm.c: a cache of oneDNN matmul primitives, one a shape. */
 typedef struct mf_cpu_gemms mf_cpu_gemms;
-mf_status mf_cpu_gemms_create(mf_device *device, mf_cpu_gemms **out);
+/* dry: products are described, never made. */
+mf_status mf_cpu_gemms_create(mf_device *device, bool dry, mf_cpu_gemms **out);
 void mf_cpu_gemms_destroy(mf_cpu_gemms *gemms);
 
 /* The library's product, in the types given; k > 0. */
@@ -36,6 +37,16 @@ typedef struct mf_cpu {
     mf_cpu_attention *attention;
 } mf_cpu;
 
+/* cpu.c: for a device that only takes what these operations would take (device/dry). */
+mf_status mf_cpu_open_dry(mf_device *device);
+void mf_cpu_close(mf_device *device);
+/* The workspace of an operation, kept or given back as it would be. */
+mf_status mf_cpu_reserve_gemm(mf_device *device, const mf_gemm_args *args);
+mf_status mf_cpu_reserve_product(mf_device *device, const mf_gemm_args *args);
+mf_status mf_cpu_reserve_widened(mf_device *device, const mf_gemm_args *args);
+mf_status mf_cpu_reserve_attention(mf_device *device, const mf_attention_args *args, bool backward);
+mf_status mf_cpu_reserve_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args);
+
 static inline mf_cpu *mf_cpu_of(mf_device *device) { return device->state; }
 
 mf_status mf_cpu_gemm(mf_device *device, const mf_gemm_args *args);
@@ -64,6 +75,7 @@ mf_status mf_cpu_add(mf_device *device, int64_t n, mf_dtype type, const void *re
                      void *out);
 mf_status mf_cpu_accumulate(mf_device *device, int64_t rows, int64_t width, const float *in, int64_t in_ld,
                             float *out, int64_t out_ld);
+mf_status mf_cpu_fill(mf_device *device, int64_t n, float value, float *out);
 mf_status mf_cpu_fill_normal(mf_device *device, const mf_normal_args *args);
 mf_status mf_cpu_zero(mf_device *device, void *data, size_t bytes);
 mf_status mf_cpu_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,

@@ -17,7 +17,8 @@ typedef struct shape {
 
 typedef struct product {
     shape key;
-    dnnl_primitive_t primitive; /* NULL: the slot is free */
+    bool used;
+    dnnl_primitive_t primitive; /* NULL in a dry one */
     dnnl_memory_t a, b, c, scratch;
     size_t scratch_bytes;
 } product;
@@ -27,6 +28,7 @@ struct mf_cpu_gemms {
     dnnl_stream_t stream;
     product slot[SLOTS];
     int held;
+    bool dry;
     mf_buffer scratch;
     mf_memory *memory;
 };
@@ -73,11 +75,12 @@ static void drop_all(mf_cpu_gemms *g) {
     g->held = 0;
 }
 
-mf_status mf_cpu_gemms_create(mf_device *device, mf_cpu_gemms **out) {
+mf_status mf_cpu_gemms_create(mf_device *device, bool dry, mf_cpu_gemms **out) {
     mf_status status = MF_OK;
     mf_cpu_gemms *g = NULL;
     MF_TRY(mf_host_alloc(1, sizeof *g, &g));
     g->memory = device->memory;
+    g->dry = dry;
     DNNL_GO(dnnl_engine_create(&g->engine, dnnl_cpu, 0));
     DNNL_GO(dnnl_stream_create(&g->stream, g->engine, dnnl_stream_default_flags));
     *out = g;
@@ -112,6 +115,7 @@ static mf_status product_make(mf_cpu_gemms *g, const shape *s, product *p) {
     dnnl_post_ops_t after = NULL;
     dnnl_primitive_desc_t chosen = NULL;
     p->key = *s;
+    p->used = true;
     DNNL_GO(describe(&a, s->m, s->k, s->a_ld, s->a_transposed, s->type));
     DNNL_GO(describe(&b, s->k, s->n, s->b_ld, s->b_transposed, s->type));
     DNNL_GO(describe(&c, s->m, s->n, s->c_ld, false, s->c_type));
@@ -126,6 +130,7 @@ static mf_status product_make(mf_cpu_gemms *g, const shape *s, product *p) {
     DNNL_GO(dnnl_primitive_desc_create(&chosen, &description, attributes, g->engine, NULL));
     const dnnl_memory_desc_t *scratch = dnnl_primitive_desc_query_md(chosen, dnnl_query_scratchpad_md, 0);
     p->scratch_bytes = dnnl_memory_desc_get_size(scratch);
+    if (g->dry) goto fail; /* all that is asked of it is known */
     DNNL_GO(dnnl_memory_create(&p->a, &a, g->engine, DNNL_MEMORY_NONE));
     DNNL_GO(dnnl_memory_create(&p->b, &b, g->engine, DNNL_MEMORY_NONE));
     DNNL_GO(dnnl_memory_create(&p->c, &c, g->engine, DNNL_MEMORY_NONE));
@@ -148,7 +153,7 @@ static size_t slot_of(const shape *s) {
 
 static mf_status product_find(mf_cpu_gemms *g, const shape *s, product **out) {
     size_t i = slot_of(s);
-    for (; g->slot[i].primitive; i = (i + 1) % SLOTS) {
+    for (; g->slot[i].used; i = (i + 1) % SLOTS) {
         if (memcmp(&g->slot[i].key, s, sizeof *s) == 0) {
             *out = &g->slot[i];
             return MF_OK;
@@ -189,6 +194,36 @@ fail:
     return status;
 }
 
+/* The shape's product, and room for its scratch. */
+static mf_status prepare(mf_device *device, const mf_gemm_args *args, product **out) {
+    mf_cpu_gemms *g = mf_cpu_of(device)->gemms;
+    shape s = {.m = args->m,
+               .n = args->n,
+               .k = args->k,
+               .a_ld = args->a.ld,
+               .b_ld = args->b.ld,
+               .c_ld = args->c_ld,
+               .type = (int32_t)args->a.type,
+               .c_type = (int32_t)args->c_type,
+               .a_transposed = args->a.transposed,
+               .b_transposed = args->b.transposed,
+               .accumulate = args->accumulate};
+    /* This rank's own setting; a primitive keeps the number that it was made with. */
+    omp_set_num_threads(device->threads);
+    MF_TRY(product_find(g, &s, out));
+    return scratch_grow(g, (*out)->scratch_bytes);
+}
+
+mf_status mf_cpu_reserve_product(mf_device *device, const mf_gemm_args *args) {
+    product *p = NULL;
+    return prepare(device, args, &p);
+}
+
+mf_status mf_cpu_reserve_gemm(mf_device *device, const mf_gemm_args *args) {
+    if (args->k == 0) return MF_OK;
+    return mf_cpu_widens(args) ? mf_cpu_reserve_widened(device, args) : mf_cpu_reserve_product(device, args);
+}
+
 /* A product over no terms is zero. */
 static void clear(const mf_gemm_args *args) {
     size_t element = mf_dtype_bytes(args->c_type);
@@ -205,22 +240,7 @@ mf_status mf_cpu_gemm(mf_device *device, const mf_gemm_args *args) {
 }
 
 mf_status mf_cpu_product(mf_device *device, const mf_gemm_args *args) {
-    mf_cpu_gemms *g = mf_cpu_of(device)->gemms;
-    shape s = {.m = args->m,
-               .n = args->n,
-               .k = args->k,
-               .a_ld = args->a.ld,
-               .b_ld = args->b.ld,
-               .c_ld = args->c_ld,
-               .type = (int32_t)args->a.type,
-               .c_type = (int32_t)args->c_type,
-               .a_transposed = args->a.transposed,
-               .b_transposed = args->b.transposed,
-               .accumulate = args->accumulate};
     product *p = NULL;
-    /* This rank's own setting; a primitive keeps the number it was made with. */
-    omp_set_num_threads(device->threads);
-    MF_TRY(product_find(g, &s, &p));
-    MF_TRY(scratch_grow(g, p->scratch_bytes));
-    return product_run(g, p, args);
+    MF_TRY(prepare(device, args, &p));
+    return product_run(mf_cpu_of(device)->gemms, p, args);
 }

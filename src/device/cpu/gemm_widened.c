@@ -93,6 +93,30 @@ static mf_status result_block(mf_device *device, const mf_gemm_args *g, int64_t 
     return copy ? convert(device, g, &block, (uint16_t *)g->c + at, true) : MF_OK;
 }
 
+/* The products of whole blocks and of those at the edges. */
+static mf_status reserve_products(mf_device *device, const mf_gemm_args *g) {
+    const int64_t m[] = {mf_min(g->m, BLOCK_M), g->m % BLOCK_M},
+                  n[] = {mf_min(g->n, BLOCK_N), g->n % BLOCK_N};
+    const int64_t k[] = {mf_min(g->k, BLOCK_K), g->k % BLOCK_K};
+    for (int i = 0; i < 8; i++) {
+        mf_gemm_args block = {.m = m[i & 1], .n = n[i >> 1 & 1], .k = k[i >> 2], .c_type = MF_F32};
+        if (block.m == 0 || block.n == 0 || block.k == 0) continue;
+        block.a = (mf_matrix){.ld = g->a.transposed ? block.m : block.k, .transposed = g->a.transposed};
+        block.b = (mf_matrix){.ld = g->b.transposed ? block.k : block.n, .transposed = g->b.transposed};
+        block.c_ld = g->c_type == MF_F32 ? g->c_ld : block.n;
+        for (int more = 0; more <= (g->k > BLOCK_K); more++) {
+            block.accumulate = g->accumulate || more;
+            MF_TRY(mf_cpu_reserve_product(device, &block));
+        }
+    }
+    return MF_OK;
+}
+
+mf_status mf_cpu_reserve_widened(mf_device *device, const mf_gemm_args *g) {
+    MF_TRY(reserve(mf_cpu_of(device)->widened, g));
+    return reserve_products(device, g);
+}
+
 mf_status mf_cpu_gemm_widened(mf_device *device, const mf_gemm_args *g) {
     mf_cpu_widened *w = mf_cpu_of(device)->widened;
     MF_TRY(reserve(w, g));

@@ -82,10 +82,20 @@ static void weight_grad_block(const mf_rmsnorm_grad *a, const float *r, int64_t 
     for (int64_t i = 0; i < columns; i++) a->dweight[begin + i] += sum[i];
 }
 
+static mf_status take_inverse(mf_device *device, const mf_rmsnorm_grad *a, mf_buffer *out) {
+    return mf_buffer_alloc(device->memory, MF_WORKSPACE, (size_t)a->n * sizeof(float), "norms of rows", out);
+}
+
+mf_status mf_cpu_reserve_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *a) {
+    mf_buffer inverse = {0};
+    MF_TRY(take_inverse(device, a, &inverse));
+    mf_buffer_free(device->memory, &inverse);
+    return MF_OK;
+}
+
 mf_status mf_cpu_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *a) {
     mf_buffer inverse = {0};
-    MF_TRY(mf_buffer_alloc(device->memory, MF_WORKSPACE, (size_t)a->n * sizeof(float), "norms of rows",
-                           &inverse));
+    MF_TRY(take_inverse(device, a, &inverse));
     float *r = inverse.data;
 #pragma omp parallel for num_threads(device->threads)
     for (int64_t t = 0; t < a->n; t++) {

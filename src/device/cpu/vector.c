@@ -123,6 +123,12 @@ mf_status mf_cpu_accumulate(mf_device *device, int64_t rows, int64_t width, cons
     return MF_OK;
 }
 
+mf_status mf_cpu_fill(mf_device *device, int64_t n, float value, float *out) {
+#pragma omp parallel for num_threads(device->threads)
+    for (int64_t i = 0; i < n; i++) out[i] = value;
+    return MF_OK;
+}
+
 mf_status mf_cpu_fill_normal(mf_device *device, const mf_normal_args *a) {
 #pragma omp parallel for num_threads(device->threads)
     for (int64_t row = 0; row < a->rows; row++)

@@ -1,0 +1,179 @@
+/* dry.c: a step run dry against the same step run: every rank's memory, by category and moment, and every
+ * transfer, to the byte. */
+#include "support.h"
+
+#include "meshfold/train.h"
+
+#include <string.h>
+
+enum { RANKS = 8 };
+
+typedef struct both {
+    mf_measure_options options;
+    mf_measure_result measured;
+    mf_rank_report dry[RANKS];
+} both;
+
+static mf_status run(mf_world *world, void *argument) {
+    both *b = argument;
+    return mf_measure(world, &b->options, &b->measured);
+}
+
+static mf_status run_dry(mf_world *world, void *argument) {
+    both *b = argument;
+    return mf_measure_dry(world, &b->options, &b->dry[mf_world_rank(world)]);
+}
+
+static void same_memory(const char *name, int rank, const mf_memory_stats *got, const mf_memory_stats *dry) {
+    for (int c = 0; c < MF_CATEGORIES; c++)
+        if (got->peak[c] != dry->peak[c] || got->at_peak[c] != dry->at_peak[c] || got->now[c] != dry->now[c])
+            fail_msg("%s, rank %d, %s: peak %lld, dry %lld; at the total's peak %lld, dry %lld", name, rank,
+                     mf_category_name((mf_category)c), (long long)got->peak[c], (long long)dry->peak[c],
+                     (long long)got->at_peak[c], (long long)dry->at_peak[c]);
+    assert_int_equal(got->peak_total, dry->peak_total);
+}
+
+static void same_transfers(const char *name, int rank, const mf_rank_report *got, const mf_rank_report *dry) {
+    assert_int_equal(got->groups, dry->groups);
+    for (int g = 0; g < got->groups; g++) {
+        assert_string_equal(got->group[g].axis, dry->group[g].axis);
+        for (int op = 0; op < MF_COMM_OPS; op++) {
+            const mf_comm_stat *a = &got->group[g].stat[op], *b = &dry->group[g].stat[op];
+            if (a->calls == b->calls && a->bytes == b->bytes && a->borrowed_bytes == b->borrowed_bytes)
+                continue;
+            fail_msg("%s, rank %d, axis %s, %s: %lld calls, %lld + %lld bytes; dry %lld, %lld + %lld", name,
+                     rank, got->group[g].axis, a->op, (long long)a->calls, (long long)a->bytes,
+                     (long long)a->borrowed_bytes, (long long)b->calls, (long long)b->bytes,
+                     (long long)b->borrowed_bytes);
+        }
+    }
+}
+
+static void compare(both *b, const char *mesh, bool no_borrow) {
+    char name[160];
+    ASSERT_OK(mf_layout_parse(mesh, &mf_layout_words_none, &b->options.mesh, &b->options.layout));
+    snprintf(name, sizeof name, "%s, %s, recompute %d%s, %s", mesh, mf_dtype_name(b->options.model.type),
+             (int)b->options.model.recompute, b->options.model.forward_only ? ", forward" : "",
+             no_borrow ? "sent" : "borrowed");
+    mf_launch_options launch = {
+        .engine = "local", .ranks = mf_mesh_ranks(&b->options.mesh), .no_borrow = no_borrow, .timeout_s = 60};
+    if (mf_launch(&launch, run, b)) fail_msg("%s: %s", name, mf_error_last()->message);
+    launch.engine = "dry";
+    if (mf_launch(&launch, run_dry, b)) fail_msg("%s, dry: %s", name, mf_error_last()->message);
+    for (int rank = 0; rank < launch.ranks; rank++) {
+        same_memory(name, rank, &b->measured.rank[rank].memory, &b->dry[rank].memory);
+        same_transfers(name, rank, &b->measured.rank[rank], &b->dry[rank]);
+        assert_int_equal(b->measured.rank[rank].tokens, b->dry[rank].tokens);
+    }
+    mf_measure_free(&b->measured);
+}
+
+static const char *const meshes[] = {
+    "single",
+    "tsp=2",
+    "tsp=3",
+    "tsp=8",
+    "tp=2",
+    "tp=3,reduction=scatter",
+    "sp=3,kv-bucket=1",
+    "sp=2,exchange=ring",
+    "sp=3,exchange=ulysses",
+    "sp=3,stream=gather",
+    "sp=2",
+    "tsp=2,attention-stream=ring,exchange=ring",
+    "tp=2,sp=2,exchange=ring,reduction=scatter",
+    "tp=2,tsp=2",
+    "tsp=2,sp=2",
+    "dp=2,tsp=2",
+    "dp=2,tp=2,zero=0",
+    "dp=2,tp=2,sp=2,stream=gather",
+};
+
+/* Sizes that divide by nothing, and larger than the CPU's tiles. */
+static both *make(mf_dtype type, int64_t tokens, int threads) {
+    both *b = NULL;
+    ASSERT_OK(mf_host_alloc(1, sizeof *b, &b));
+    b->options = (mf_measure_options){.model = {.config = {.hidden = 72,
+                                                           .layers = 2,
+                                                           .heads = 6,
+                                                           .kv_heads = 3,
+                                                           .head_dim = 12,
+                                                           .ffn = 202,
+                                                           .vocab = 301,
+                                                           .rope_theta = 10000,
+                                                           .norm_eps = 1e-5,
+                                                           .init_range = 0.02},
+                                                .type = type,
+                                                .batch = 2,
+                                                .tokens = tokens,
+                                                .seed = 1},
+                                      .threads = threads,
+                                      .steps = 1};
+    return b;
+}
+
+static void every_mode(both *b, const char *mesh) {
+    for (int mode = MF_RECOMPUTE_NONE; mode <= MF_RECOMPUTE_BLOCK; mode++) {
+        b->options.model.recompute = (mf_recompute)mode;
+        compare(b, mesh, false);
+        compare(b, mesh, true);
+    }
+    b->options.model.recompute = MF_RECOMPUTE_NONE;
+    b->options.model.forward_only = true;
+    compare(b, mesh, true);
+    b->options.model.forward_only = false;
+}
+
+static void dry_steps_equal_real_ones(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i++)
+        for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+            both *b = make(type, 77, 1);
+            every_mode(b, meshes[i]);
+            mf_host_free(b);
+        }
+}
+
+#if !defined(__SANITIZE_THREAD__) /* which does not see the barriers of an OpenMP library */
+static void longer_ones_too(void **state) {
+    (void)state;
+    for (mf_dtype type = MF_F32; type <= MF_BF16; type++)
+        for (int threads = 1; threads <= 3; threads += 2) {
+            both *b = make(type, 1500, threads);
+            b->options.model.config.tied = threads > 1;
+            compare(b, "single", false);
+            compare(b, "tsp=2", false);
+            compare(b, "tp=2", true);
+            compare(b, "sp=2,stream=gather,exchange=ring", true);
+            mf_host_free(b);
+        }
+}
+#endif
+
+/* A model that no machine here has memory for. */
+static void large_models_run_dry(void **state) {
+    (void)state;
+    both *b = make(MF_BF16, 131072, 4);
+    ASSERT_OK(mf_config_preset("tsp-7b", &b->options.model.config));
+    b->options.model.batch = 1;
+    b->options.model.recompute = MF_RECOMPUTE_BLOCK;
+    ASSERT_OK(mf_layout_parse("tsp=8", &mf_layout_words_none, &b->options.mesh, &b->options.layout));
+    mf_launch_options launch = {.engine = "dry", .ranks = 8, .no_borrow = true, .only = true, .only_rank = 3};
+    ASSERT_OK(mf_launch(&launch, run_dry, b));
+    /* 18 bytes of state a parameter, an eighth of them here. */
+    double state_bytes = 18.0 / 8 * (double)mf_config_params(&b->options.model.config);
+    assert_true((double)b->dry[3].memory.peak_total > state_bytes);
+    assert_true((double)b->dry[3].memory.peak_total < 2 * state_bytes);
+    mf_host_free(b);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(dry_steps_equal_real_ones),
+#if !defined(__SANITIZE_THREAD__)
+        cmocka_unit_test(longer_ones_too),
+#endif
+        cmocka_unit_test(large_models_run_dry),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
