@@ -4,6 +4,7 @@
 
 #include "meshfold/train.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { RANKS = 8 };
@@ -12,6 +13,7 @@ typedef struct both {
     mf_measure_options options;
     mf_measure_result measured;
     mf_rank_report dry[RANKS];
+    double step_s[RANKS];
 } both;
 
 static mf_status run(mf_world *world, void *argument) {
@@ -21,7 +23,8 @@ static mf_status run(mf_world *world, void *argument) {
 
 static mf_status run_dry(mf_world *world, void *argument) {
     both *b = argument;
-    return mf_measure_dry(world, &b->options, &b->dry[mf_world_rank(world)]);
+    int rank = mf_world_rank(world);
+    return mf_measure_dry(world, &b->options, &b->dry[rank], &b->step_s[rank]);
 }
 
 static void same_memory(const char *name, int rank, const mf_memory_stats *got, const mf_memory_stats *dry) {
@@ -167,6 +170,88 @@ static void large_models_run_dry(void **state) {
     mf_host_free(b);
 }
 
+/* A machine of round figures. */
+static double gemm_s(const mf_costs *c, const mf_gemm_args *a) {
+    (void)c;
+    return 2.0 * (double)a->m * (double)a->n * (double)a->k / 1e12;
+}
+static double attention_s(const mf_costs *c, const mf_attention_args *a, bool backward, double pairs) {
+    (void)c;
+    return (backward ? 10.0 : 4.0) * (double)a->head_dim * pairs / 1e12;
+}
+static double no_time(const mf_costs *c, double bytes) {
+    (void)c, (void)bytes;
+    return 0;
+}
+static double transfer_s(const mf_costs *c, const mf_transfer_cost *t) {
+    (void)t;
+    return *(const double *)c->context * t->bytes;
+}
+
+static double dry_step(const char *mesh, double seconds_per_byte, bool overlaps, both *b) {
+    mf_costs costs = {.context = &seconds_per_byte,
+                      .gemm_s = gemm_s,
+                      .attention_s = attention_s,
+                      .touch_s = no_time,
+                      .transfer_s = transfer_s,
+                      .overlaps = overlaps};
+    ASSERT_OK(mf_layout_parse(mesh, &mf_layout_words_none, &b->options.mesh, &b->options.layout));
+    mf_launch_options launch = {.engine = "dry",
+                                .ranks = mf_mesh_ranks(&b->options.mesh),
+                                .no_borrow = true,
+                                .only = true,
+                                .costs = &costs};
+    ASSERT_OK(mf_launch(&launch, run_dry, b));
+    return b->step_s[0];
+}
+
+static double sent_bytes(const mf_rank_report *r) {
+    double bytes = 0;
+    for (int g = 0; g < r->groups; g++)
+        for (int op = 0; op < MF_COMM_OPS; op++) bytes += (double)r->group[g].stat[op].bytes;
+    return bytes;
+}
+
+static double exposed_s(const mf_rank_report *r) {
+    double seconds = 0;
+    for (int g = 0; g < r->groups; g++)
+        for (int op = 0; op < MF_COMM_OPS; op++) seconds += r->group[g].stat[op].exposed_s;
+    return seconds;
+}
+
+/* All that a step computes, and all that it sends, when nothing overlaps; less when it does, but never less
+ * than either; and what stands between is what is reported as exposed. */
+static void time_passes_as_the_costs_say(void **state) {
+    (void)state;
+    static const char *const laid_out[] = {"tsp=4", "tp=4", "sp=4,stream=gather", "dp=2,tsp=2",
+                                           "tp=2,sp=2,exchange=ring"};
+    both *b = make(MF_BF16, 4096, 1);
+    b->options.model.config.hidden = 512;
+    b->options.model.config.heads = b->options.model.config.kv_heads = 8;
+    b->options.model.config.head_dim = 64;
+    b->options.model.config.ffn = 2048;
+    b->options.model.config.vocab = 1024;
+    /* The whole step's FLOPs at 10^12 a second: attention's backward is 10 a pair here, the model's 8. */
+    double flops = mf_config_step_flops(&b->options.model.config, 2, 4096),
+           single = dry_step("single", 0, true, b);
+    assert_true(single > flops / 1e12 && single < 1.2 * flops / 1e12);
+    for (size_t i = 0; i < sizeof laid_out / sizeof *laid_out; i++) {
+        double link = 1e-10, work = dry_step(laid_out[i], 0, true, b), bytes = sent_bytes(&b->dry[0]);
+        double apart = dry_step(laid_out[i], link, false, b), apart_exposed = exposed_s(&b->dry[0]);
+        double beside = dry_step(laid_out[i], link, true, b), beside_exposed = exposed_s(&b->dry[0]);
+        assert_true(bytes > 0 && work > 0);
+        assert_true(fabs(apart - work - link * bytes) < 1e-9 * apart);
+        if (strcmp(laid_out[i], "tp=4") == 0) /* waits for every sum */
+            assert_true(fabs(beside - apart) < 1e-9 * apart);
+        else
+            assert_true(beside < apart);
+        assert_true(beside >= work && beside >= link * bytes);
+        assert_true(fabs(beside - work - beside_exposed) < 1e-9 * beside);
+        assert_true(apart_exposed < apart);
+    }
+    mf_host_free(b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dry_steps_equal_real_ones),
@@ -174,6 +259,7 @@ int main(void) {
         cmocka_unit_test(longer_ones_too),
 #endif
         cmocka_unit_test(large_models_run_dry),
+        cmocka_unit_test(time_passes_as_the_costs_say),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

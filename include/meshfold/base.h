@@ -102,6 +102,12 @@ mf_status mf_host_strdup(const char *text, char **out);
 
 /* Seconds on a monotonic clock. */
 double mf_now_s(void);
+/* For what runs dry: this thread's time stands at 0 and moves only by mf_clock_advance, until it is released.
+ */
+void mf_clock_hold(void);
+void mf_clock_release(void);
+/* Does nothing where the clock is not held. */
+void mf_clock_advance(double seconds);
 
 /* Counter-based random numbers (Philox 4x32-10; Salmon et al., SC 2011): the value at `index` of the sequence
  * named by (seed, key) depends on nothing else, so any rank can make any slice. */

@@ -18,7 +18,7 @@
 #ifndef MESHFOLD_COMM_H
 #define MESHFOLD_COMM_H
 
-#include "meshfold/memory.h"
+#include "meshfold/device.h"
 
 typedef struct mf_world mf_world; /* all ranks, as one rank sees them */
 typedef struct mf_comm mf_comm;   /* the ranks of one axis, as one of them sees them */
@@ -32,6 +32,7 @@ typedef struct mf_launch_options {
     bool no_borrow;   /* send even where peers' memory can be addressed */
     bool only;        /* dry: run only_rank alone */
     int only_rank;
+    const mf_costs *costs; /* dry: how long things take; NULL: nothing takes time */
 } mf_launch_options;
 
 typedef mf_status (*mf_rank_body)(mf_world *world, void *argument);

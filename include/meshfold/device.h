@@ -239,4 +239,40 @@ mf_status mf_zero(mf_device *device, void *data, size_t bytes);
 mf_status mf_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
                        const void *in, size_t in_ld);
 
+/* How long a machine would take, for steps that run dry:
+ *
+ *     static double gemm_s(const mf_costs *c, const mf_gemm_args *a) { return 2.0 * a->m * a->n * a->k /
+ * 1e12; } mf_costs costs = {.gemm_s = gemm_s, .attention_s = ..., .touch_s = ..., .transfer_s = ...,
+ * .overlaps = true}; mf_launch(&(mf_launch_options){.engine = "dry", .ranks = 8, .costs = &costs}, body,
+ * argument);
+ *
+ * Where a dry launch has costs, each rank's thread has a clock of its own that stands at 0 when its body
+ * begins and is moved by every operation and transfer: what is measured there (mf_now_s) is predicted. Peers
+ * are taken to be where this rank is. */
+
+/* What a rank sends in one collective. */
+typedef struct mf_transfer_cost {
+    const char *op;   /* "allgather", ... */
+    double bytes;     /* that this rank sends by the ring convention */
+    double payload;   /* of the whole operation */
+    const int *ranks; /* [size] the group, by world ranks */
+    int size;
+} mf_transfer_cost;
+
+typedef struct mf_costs mf_costs;
+/* Every member is needed. All return seconds. */
+struct mf_costs {
+    const void *context; /* the costs' own */
+    double (*gemm_s)(const mf_costs *costs, const mf_gemm_args *args);
+    /* pairs: of a query and a key that it sees, over all heads and sequences. */
+    double (*attention_s)(const mf_costs *costs, const mf_attention_args *args, bool backward, double pairs);
+    double (*touch_s)(const mf_costs *costs, double bytes); /* an operation that reads and writes so many */
+    double (*transfer_s)(const mf_costs *costs, const mf_transfer_cost *transfer);
+    bool overlaps; /* a transfer that was asked for ahead runs beside the computation */
+};
+
+/* The costs of the dry launch that this thread is in; NULL: none. */
+const mf_costs *mf_costs_get(void);
+void mf_costs_set(const mf_costs *costs);
+
 #endif

@@ -149,8 +149,10 @@ typedef struct mf_measure_result {
 mf_status mf_measure(mf_world *world, const mf_measure_options *options, mf_measure_result *result);
 void mf_measure_free(mf_measure_result *result);
 /* The same run dry, on engine "dry": nothing is computed or moved, and *out holds the memory and the
- * transfers that this rank would have as a thread of this machine's CPU, to the byte; no times. */
-mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_rank_report *out);
+ * transfers that this rank would have as a thread of this machine's CPU, to the byte. *step_s: the last step
+ * by the launch's costs; 0 without. */
+mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_rank_report *out,
+                         double *step_s);
 
 /* One layout's loss and gradients, to be held against another's:
  *

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static _Thread_local mf_error last_error;
 static _Thread_local int thread_rank = -1;
@@ -88,10 +87,4 @@ mf_status mf_host_strdup(const char *text, char **out) {
     MF_TRY(mf_host_alloc(length + 1, 1, out));
     memcpy(*out, text, length);
     return MF_OK;
-}
-
-double mf_now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }

@@ -11,6 +11,7 @@ struct mf_slot {
     mf_transfer transfer;
     uint64_t ticket; /* 0: free */
     double elapsed_s;
+    double done_s; /* where nothing moves: when it would have */
 };
 
 mf_status mf_comm_give_up(mf_world *world) {
@@ -18,7 +19,7 @@ mf_status mf_comm_give_up(mf_world *world) {
     mf_error first = *mf_error_last();
     for (mf_comm *c = world->comms; c; c = c->next)
         for (int i = 0; c->slots && i < SLOTS; i++)
-            if (c->slots[i].ticket) mf_worker_wait(c->worker, c->slots[i].ticket);
+            if (c->slots[i].ticket && c->worker) mf_worker_wait(c->worker, c->slots[i].ticket);
     return mf_error_adopt(&first);
 }
 
@@ -212,14 +213,41 @@ static mf_status transfer_alone(mf_comm *comm, const mf_transfer *t) {
     return MF_OK;
 }
 
-static bool needs_engine(const mf_comm *comm) { return comm->size > 1 || comm->world->engine->moves_nothing; }
+static double takes_s(const mf_comm *comm, const mf_transfer *t) {
+    const mf_costs *costs = mf_costs_get();
+    if (!costs || comm->size == 1) return 0;
+    mf_transfer_cost cost = {.op = mf_op_name(t->header.op),
+                             .bytes = (double)ring_bytes(comm, t),
+                             .payload = (double)t->header.count * (double)t->header.element_bytes,
+                             .ranks = comm->ranks,
+                             .size = comm->size};
+    return costs->transfer_s(costs, &cost);
+}
+
+/* The rank's transfers go one after another, whatever their groups: they share its link. */
+static double send_dry(const mf_comm *comm, const mf_transfer *t, double *took_s) {
+    mf_world *world = comm->world;
+    double now = mf_now_s(), begin = now > world->link_free_s ? now : world->link_free_s;
+    *took_s = takes_s(comm, t);
+    return world->link_free_s = begin + *took_s;
+}
+
+static mf_status carry_out(mf_comm *comm, const mf_transfer *t) {
+    double took_s = 0;
+    if (comm->world->engine->moves_nothing)
+        mf_clock_advance(send_dry(comm, t, &took_s) - mf_now_s());
+    else if (comm->size > 1)
+        return comm->world->engine->transfer(comm, MF_LANE_MAIN, t);
+    else
+        return transfer_alone(comm, t);
+    return MF_OK;
+}
 
 static mf_status transfer_now(mf_comm *comm, mf_transfer *t) {
     mf_comm_stat *stat = &comm->stats[t->header.op];
     double start = mf_now_s();
     t->header.sequence = ++comm->sequence[MF_LANE_MAIN];
-    MF_TRY(needs_engine(comm) ? comm->world->engine->transfer(comm, MF_LANE_MAIN, t)
-                              : transfer_alone(comm, t));
+    MF_TRY(carry_out(comm, t));
     double elapsed = mf_now_s() - start;
     stat->total_s += elapsed;
     stat->exposed_s += elapsed;
@@ -236,10 +264,14 @@ static mf_status run_slot(void *argument) {
     return MF_OK;
 }
 
+static mf_status reserve_slots(mf_comm *comm) {
+    return comm->slots ? MF_OK : mf_host_alloc(SLOTS, sizeof *comm->slots, &comm->slots);
+}
+
 static mf_status open_request_lane(mf_comm *comm) {
     if (comm->worker) return MF_OK;
     size_t offsets = 2 * ((size_t)comm->size + 1);
-    if (!comm->slots) MF_TRY(mf_host_alloc(SLOTS, sizeof *comm->slots, &comm->slots));
+    MF_TRY(reserve_slots(comm));
     if (!comm->slot_offsets)
         MF_TRY(mf_host_alloc(SLOTS * offsets, sizeof *comm->slot_offsets, &comm->slot_offsets));
     MF_TRY(mf_worker_create(comm->world->rank, &comm->worker));
@@ -261,6 +293,19 @@ static void keep_offsets(const mf_comm *comm, mf_slot *slot) {
     if (t->send_offsets) t->send_offsets = memcpy(own + n, t->send_offsets, n * sizeof *own);
 }
 
+/* A request that nothing carries out: only when it would be done is known. */
+static mf_status transfer_dry(mf_comm *comm, const mf_transfer *t, mf_request *request) {
+    MF_TRY(reserve_slots(comm));
+    mf_slot *slot = slot_find(comm, 0);
+    if (!slot) return MF_FAIL(MF_ECOMM, "axis %s: more than %d requests outstanding", comm->axis, SLOTS);
+    slot->transfer = *t;
+    slot->done_s = send_dry(comm, t, &slot->elapsed_s);
+    if (mf_costs_get() && !mf_costs_get()->overlaps) mf_clock_advance(slot->done_s - mf_now_s());
+    slot->ticket = ++comm->sequence[MF_LANE_REQUESTS];
+    *request = (mf_request){.ticket = slot->ticket, .op = t->header.op};
+    return MF_OK;
+}
+
 static mf_status transfer_later(mf_comm *comm, const mf_transfer *t, mf_request *request) {
     MF_TRY(open_request_lane(comm));
     mf_slot *slot = slot_find(comm, 0);
@@ -279,11 +324,9 @@ static mf_status transfer_try(mf_comm *comm, mf_transfer *t, mf_request *request
     MF_TRY(check(comm, t));
     count_call(comm, t);
     /* Alone there is nobody to wait for: the request is done before it is returned. */
-    if (request && comm->size > 1 && !comm->world->engine->moves_nothing)
-        MF_TRY(transfer_later(comm, t, request));
-    else
-        MF_TRY(transfer_now(comm, t));
-    return MF_OK;
+    if (!request || comm->size == 1) return transfer_now(comm, t);
+    return comm->world->engine->moves_nothing ? transfer_dry(comm, t, request)
+                                              : transfer_later(comm, t, request);
 }
 
 static mf_status transfer(mf_comm *comm, mf_transfer *t, mf_request *request) {
@@ -391,6 +434,12 @@ mf_status mf_shift(mf_comm *comm, const void *send, size_t send_bytes, void *rec
     return transfer(comm, &(mf_transfer){.header = header, .send = send, .recv = recv}, request);
 }
 
+static mf_status wait_for(mf_comm *comm, const mf_slot *slot) {
+    if (!comm->world->engine->moves_nothing) return mf_worker_wait(comm->worker, slot->ticket);
+    mf_clock_advance(slot->done_s - mf_now_s());
+    return MF_OK;
+}
+
 mf_status mf_finish(mf_comm *comm, mf_request *request) {
     if (!request->ticket) return MF_OK;
     mf_slot *slot = slot_find(comm, request->ticket);
@@ -401,7 +450,7 @@ mf_status mf_finish(mf_comm *comm, mf_request *request) {
     }
     mf_comm_stat *stat = &comm->stats[slot->transfer.header.op];
     double start = mf_now_s();
-    mf_status status = mf_worker_wait(comm->worker, slot->ticket);
+    mf_status status = wait_for(comm, slot);
     stat->exposed_s += mf_now_s() - start;
     stat->total_s += slot->elapsed_s;
     slot->ticket = 0;

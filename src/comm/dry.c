@@ -1,6 +1,6 @@
 /* dry.c: the engine without peers. Each rank runs by itself, one after another; a transfer is counted and
- * moves nothing; shared memory is an address that nobody reads. Counters and memory are those of ranks that
- * are threads. */
+ * timed (comm.c) and moves nothing; shared memory is an address that nobody reads. Counters and memory are
+ * those of ranks that are threads. */
 #include "comm/ops.h"
 
 static _Alignas(64) char nowhere[64];
@@ -20,8 +20,12 @@ static mf_status dry_launch(const mf_launch_options *o, mf_rank_body body, void 
                           .no_borrow = o->no_borrow,
                           .failure = &failure};
         mf_rank_set(rank);
+        mf_costs_set(o->costs);
+        if (o->costs) mf_clock_hold();
         status = body(&world, argument);
         mf_world_end(&world, status);
+        mf_clock_release();
+        mf_costs_set(NULL);
     }
     mf_rank_set(before);
     mf_failure_destroy(&failure);
@@ -34,11 +38,6 @@ static mf_status dry_open(mf_comm *comm) {
 }
 
 static void dry_close(mf_comm *comm) { (void)comm; }
-
-static mf_status dry_transfer(mf_comm *comm, int lane, const mf_transfer *transfer) {
-    (void)comm, (void)lane, (void)transfer;
-    return MF_OK;
-}
 
 static mf_status dry_shared_alloc(mf_comm *comm, const mf_header *header, mf_status ready, mf_shared *out) {
     (void)header;
@@ -67,7 +66,6 @@ const mf_engine mf_engine_dry = {
     .launch = dry_launch,
     .open = dry_open,
     .close = dry_close,
-    .transfer = dry_transfer,
     .shared_alloc = dry_shared_alloc,
     .shared_free = dry_shared_free,
     .signal = dry_signal,

@@ -45,10 +45,12 @@ typedef struct mf_failure {
     mf_error error;
 } mf_failure;
 
-/* Every member is needed unless it says otherwise. None sees a group of one: comm.c serves that itself. */
+/* Every member is needed unless it says otherwise. None sees a group of one: comm.c serves that itself. An
+ * engine that moves nothing has no transfer. */
 typedef struct mf_engine {
     const char *name;
-    bool moves_nothing;    /* transfers end at once; their buffers may be addresses that nobody can read */
+    bool moves_nothing;    /* transfers take time by mf_costs alone; buffers may be addresses that nobody can
+                              read */
     bool reduces_in_place; /* where the group borrows, a reduce reads its terms where they lie */
     mf_status (*launch)(const mf_launch_options *options, mf_rank_body body, void *argument);
     void (*wake)(mf_world *world);    /* optional: an error was set; wake whoever waits */
@@ -72,8 +74,9 @@ struct mf_world {
     double timeout_s;
     bool no_borrow;
     mf_failure *failure;
-    mf_comm *comms; /* this rank's groups: when it fails, their requests must end before it returns */
-    void *state;    /* the engine's */
+    mf_comm *comms;     /* this rank's groups: when it fails, their requests must end before it returns */
+    void *state;        /* the engine's */
+    double link_free_s; /* moves_nothing: when what was asked for last has been sent */
 };
 
 typedef struct mf_slot mf_slot; /* one outstanding request */

@@ -65,7 +65,7 @@ mf_status mf_gemm(mf_device *device, const mf_gemm_args *a) {
     return device->ops->gemm(device, a);
 }
 
-static double visible_pairs(const mf_attention_args *a) {
+double mf_attention_pairs(const mf_attention_args *a) {
     double pairs = 0;
     for (int i = 0; i < a->query_chunks; i++) {
         for (int j = 0; j < a->key_chunks; j++) {
@@ -101,14 +101,14 @@ static bool no_queries(const mf_attention_args *a) {
 mf_status mf_attention_forward(mf_device *device, const mf_attention_args *a) {
     MF_TRY(check_attention(a));
     if (no_queries(a) || (a->merge && a->key_chunks == 0)) return MF_OK;
-    device->flops += 4.0 * (double)a->head_dim * visible_pairs(a);
+    device->flops += 4.0 * (double)a->head_dim * mf_attention_pairs(a);
     return device->ops->attention_forward(device, a);
 }
 
 mf_status mf_attention_backward(mf_device *device, const mf_attention_args *a) {
     MF_TRY(check_attention(a));
     if (no_queries(a) || a->key_chunks == 0) return MF_OK;
-    device->flops += 10.0 * (double)a->head_dim * visible_pairs(a);
+    device->flops += 10.0 * (double)a->head_dim * mf_attention_pairs(a);
     return device->ops->attention_backward(device, a);
 }
 

@@ -43,6 +43,9 @@ typedef struct mf_device_ops {
                            const void *in, size_t in_ld);
 } mf_device_ops;
 
+/* device.c: pairs of a query and a key that it sees, over all heads and sequences. */
+double mf_attention_pairs(const mf_attention_args *args);
+
 struct mf_device {
     const mf_device_ops *ops;
     mf_memory *memory;

@@ -78,7 +78,8 @@ static mf_status report(mf_run_state *r, mf_measure_result *out) {
     return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
 }
 
-mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_rank_report *out) {
+mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_rank_report *out,
+                         double *step_s) {
     mf_status status = MF_OK;
     mf_train_options run = run_of(options);
     mf_run_state r = {.options = &run, .world = world};
@@ -87,6 +88,7 @@ mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_
     MF_GO(mf_run_open(&r));
     for (int64_t step = 0; step < run.adam.steps; step++) MF_GO(step_once(&r, step));
     mf_loop_measure(&r, out);
+    *step_s = mf_costs_get() ? r.step_s[run.adam.steps - 1] : 0;
 fail:
     mf_run_close(&r);
     return status;
