@@ -129,7 +129,7 @@ static void every_mode(both *b, const char *mesh) {
 
 static void dry_steps_equal_real_ones(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i++)
+    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i += MF_TEST_SPARSE ? 4 : 1)
         for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
             both *b = make(type, 77, 1);
             every_mode(b, meshes[i]);

@@ -82,13 +82,7 @@ static const char *const eight[] = {
     "dp=4,tp=2",
 };
 
-/* All modes in f32, one a shape in bf16; thread sanitizer has time for one mode a shape. */
-#if defined(__SANITIZE_THREAD__)
-enum { SPARSE = 1 };
-#else
-enum { SPARSE = 0 };
-#endif
-
+/* All modes in f32, one a shape in bf16; where time is short, one a shape in both. */
 static void one_mode(parity_run *run, int mode, bool no_borrow) {
     run->forward_only = mode > MF_RECOMPUTE_BLOCK;
     run->recompute = run->forward_only ? MF_RECOMPUTE_NONE : (mf_recompute)mode;
@@ -103,7 +97,7 @@ static void one_type(const char *mesh, int index, mf_dtype type) {
     if (parity_lay_out(&run, &shape, mesh)) fail_msg("%s: %s", mesh, mf_error_last()->message);
     if (!parity_possible(&run)) return;
     for (int i = 0; i < 2 * MODES; i++)
-        if ((type == MF_F32 && !SPARSE) || i == index) one_mode(&run, i % MODES, i < MODES);
+        if ((type == MF_F32 && !MF_TEST_SPARSE) || i == index) one_mode(&run, i % MODES, i < MODES);
 }
 
 static void check_layouts(const char *const *meshes, size_t count) {

@@ -32,4 +32,12 @@ void fill_normal(const char *name, float scale, int64_t n, float *out);
 /* norm(a - b) / norm(b), in double; norm(a - b) when b is all zero. */
 double relative_error(int64_t n, const float *a, const double *b);
 
+/* Sanitized builds take ten times as long: tests whose point is many sizes of the same code take fewer there.
+ */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { MF_TEST_SPARSE = 1 };
+#else
+enum { MF_TEST_SPARSE = 0 };
+#endif
+
 #endif
