@@ -66,12 +66,7 @@ static mf_status build(mf_world *world, pair *p) {
     /* Norms of one would hide a factor. */
     for (int64_t i = 0; i < p->state.replicated; i++)
         p->state.replicated_weights[i] = 1 + 0.1f * (float)sin((double)i);
-    return mf_cast(p->device, &(mf_cast_args){.rows = 1,
-                                              .width = p->state.cut,
-                                              .in = p->master,
-                                              .in_type = MF_F32,
-                                              .out = p->state.cut_weights,
-                                              .out_type = p->type});
+    return mf_convert(p->device, p->state.cut, p->master, MF_F32, p->state.cut_weights, p->type);
 }
 
 static mf_status run(pair *p) {

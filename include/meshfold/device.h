@@ -223,6 +223,9 @@ typedef struct mf_cast_args {
     mf_dtype out_type;
 } mf_cast_args;
 mf_status mf_cast(mf_device *device, const mf_cast_args *args);
+/* The same for n values that lie together. */
+mf_status mf_convert(mf_device *device, int64_t n, const void *in, mf_dtype in_type, void *out,
+                     mf_dtype out_type);
 /* out: [n] = round(residual + delta): both compute type, delta f32. Overwrites. out may be residual. */
 mf_status mf_add(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
                  void *out);

@@ -55,6 +55,10 @@ typedef struct mf_model_options {
     bool forward_only; /* no gradients, nothing kept for them */
 } mf_model_options;
 
+/* Model FLOPs of a step as these options say: mf_config_step_flops, of which the forward pass alone is a
+ * third. */
+double mf_model_step_flops(const mf_model_options *options, int64_t sequences);
+
 typedef struct mf_model mf_model;
 
 /* What create refuses, known beforehand: MF_EINVAL names it. */

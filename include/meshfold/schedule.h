@@ -28,8 +28,7 @@ typedef struct mf_part {
     int64_t *offset;   /* [shards] where shard j begins in its owner's store, in elements */
     int64_t *elements; /* [shards] its size */
     int pieces;        /* matrices, one after the other in each shard */
-    int64_t *
-        piece; /* [pieces][shards + 1] where shard j's share of a matrix begins when all are laid out whole */
+    int64_t *piece; /* [pieces][shards + 1] of the whole part: where shard j's share of each matrix begins */
 } mf_part;
 
 /* A part that lies whole on this rank for a while, or is on its way. */
@@ -95,7 +94,6 @@ extern const mf_stream_kind mf_stream_ring; /* shards travel; every rank has ano
 bool mf_stream_staggers(const mf_stream_kind *kind);
 /* True when a turn has whole matrices, which are cut by rows, whatever they do. */
 bool mf_stream_gathers(const mf_stream_kind *kind);
-const char *mf_stream_name(const mf_stream_kind *kind);
 
 typedef struct mf_stream {
     const mf_stream_kind *kind;
@@ -140,7 +138,6 @@ extern const mf_exchange_kind mf_exchange_none;      /* all keys are here */
 extern const mf_exchange_kind mf_exchange_allgather; /* keys and values of some heads from all ranks */
 extern const mf_exchange_kind mf_exchange_ring;      /* a rank's keys at a time, round the ring */
 extern const mf_exchange_kind mf_exchange_ulysses;   /* all tokens of some heads instead of some of all */
-const char *mf_exchange_name(const mf_exchange_kind *kind);
 
 /* Heads are numbered over the whole model; this rank has first_head .. and the key heads that these read. */
 typedef struct mf_exchange_sizes {
@@ -181,8 +178,6 @@ typedef struct mf_exchange {
     struct mf_ulysses *ulysses; /* its own */
 } mf_exchange;
 
-/* True when a call must have all heads, so that they can't come a shard at a time. */
-bool mf_exchange_needs_all_heads(const mf_exchange_kind *kind);
 /* MF_EINVAL when this many ranks can't share a rank's query heads in the kind's way. */
 mf_status mf_exchange_check(const mf_exchange_kind *kind, int ranks, int64_t heads);
 /* Collective over comm. */
@@ -217,7 +212,6 @@ typedef struct mf_reduction_kind mf_reduction_kind;
 extern const mf_reduction_kind mf_reduction_none;      /* sums are whole */
 extern const mf_reduction_kind mf_reduction_allreduce; /* every rank gets all rows of the sum */
 extern const mf_reduction_kind mf_reduction_scatter;   /* every rank gets its share of the rows */
-const char *mf_reduction_name(const mf_reduction_kind *kind);
 /* True when ranks hold different rows between blocks. */
 bool mf_reduction_scatters(const mf_reduction_kind *kind);
 

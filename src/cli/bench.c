@@ -46,16 +46,10 @@ static void add_inputs(settings *s, mf_flag_table *t) {
 
 static void add_layout(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Layouts");
-    mf_table_add(t,
-                 (mf_flag){.name = "mesh",
-                           .kind = MF_FLAG_LIST,
-                           .target = &s->mesh,
-                           .value_name = "MESH",
-                           .required = true,
-                           .about = "single, or axes and their ranks (tsp, tp, sp, dp), one mesh a word; the "
-                                    "flags below may stand in a mesh too, as in sp=4,stream=gather, and else "
-                                    "hold for every mesh that has a use for them"});
-    mf_run_settings_add_layout(&s->run, t);
+    mf_run_settings_add_meshes(&s->run, t, &s->mesh,
+                               "single, or axes and their ranks (tsp, tp, sp, dp), one mesh a word; the "
+                               "flags below may stand in a mesh too, as in sp=4,stream=gather, and else "
+                               "hold for every mesh that has a use for them");
     mf_table_group(t, "Engine");
     mf_run_settings_add_engine(&s->run, t);
 }

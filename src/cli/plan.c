@@ -52,16 +52,10 @@ static void describe(command *c) {
     mf_table_add(t,
                  MF_SWITCH("borrow", &s->borrow, "ranks read each other's memory in place, as threads do"));
     mf_table_group(t, "Layouts");
-    mf_table_add(
-        t,
-        (mf_flag){.name = "mesh",
-                  .kind = MF_FLAG_LIST,
-                  .target = &s->mesh,
-                  .value_name = "MESH",
-                  .required = true,
-                  .about = "single, or axes and their ranks, one mesh a word; the flags below may stand in "
-                           "a mesh too, and else hold for every mesh that has a use for them"});
-    mf_run_settings_add_layout(&s->run, t);
+    mf_run_settings_add_meshes(
+        &s->run, t, &s->mesh,
+        "single, or axes and their ranks, one mesh a word; the flags below may stand in "
+        "a mesh too, and else hold for every mesh that has a use for them");
     mf_table_group(t, "Output");
     mf_table_add(t, MF_SWITCH("json", &s->json, "print one JSON object"));
     c->flags =

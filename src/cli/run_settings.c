@@ -40,6 +40,16 @@ void mf_run_settings_add_layout(mf_run_settings *s, mf_flag_table *t) {
                   "the optimizer's state; 0: all of it (default: 1)"));
 }
 
+void mf_run_settings_add_meshes(mf_run_settings *s, mf_flag_table *t, mf_words *meshes, const char *about) {
+    mf_table_add(t, (mf_flag){.name = "mesh",
+                              .kind = MF_FLAG_LIST,
+                              .target = meshes,
+                              .value_name = "MESH",
+                              .required = true,
+                              .about = about});
+    mf_run_settings_add_layout(s, t);
+}
+
 void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(
         t, MF_CHOICE("engine", &s->engine, "auto|local|mpi", "auto",

@@ -28,6 +28,9 @@ void mf_run_settings_begin(mf_run_settings *settings);
 void mf_run_settings_add_model(mf_run_settings *settings, mf_flag_table *table, bool init);
 /* Streams, exchange, reduction, what is cut; --mesh is the command's own. */
 void mf_run_settings_add_layout(mf_run_settings *settings, mf_flag_table *table);
+/* A list of --mesh, which `about` explains, and the same. */
+void mf_run_settings_add_meshes(mf_run_settings *settings, mf_flag_table *table, mf_words *meshes,
+                                const char *about);
 /* --engine, --threads, --no-borrow, --comm-timeout. */
 void mf_run_settings_add_engine(mf_run_settings *settings, mf_flag_table *table);
 /* --dtype, --recompute. */

@@ -31,15 +31,10 @@ static void add_inputs(settings *s, mf_flag_table *t) {
 
 static void add_layouts(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Layouts");
-    mf_table_add(t, (mf_flag){.name = "mesh",
-                              .kind = MF_FLAG_LIST,
-                              .target = &s->mesh,
-                              .value_name = "MESH",
-                              .required = true,
-                              .about = "two or more, each as in meshfold train, with the flags below in it "
-                                       "where they differ, as in sp=4,exchange=ring; the first is what the "
-                                       "others are compared with"});
-    mf_run_settings_add_layout(&s->run, t);
+    mf_run_settings_add_meshes(&s->run, t, &s->mesh,
+                               "two or more, each as in meshfold train, with the flags below in it "
+                               "where they differ, as in sp=4,exchange=ring; the first is what the "
+                               "others are compared with");
     mf_table_group(t, "Engine");
     mf_run_settings_add_engine(&s->run, t);
 }

@@ -79,7 +79,16 @@ struct mf_world {
     double link_free_s; /* moves_nothing: when what was asked for last has been sent */
 };
 
-typedef struct mf_slot mf_slot; /* one outstanding request */
+enum { MF_SLOTS = 64 };
+
+/* One outstanding request. */
+typedef struct mf_slot {
+    struct mf_comm *comm;
+    mf_transfer transfer;
+    uint64_t ticket; /* 0: free */
+    double elapsed_s;
+    double done_s; /* where nothing moves: when it would have */
+} mf_slot;
 
 /* Used by its rank's thread only; requests read what does not change. */
 struct mf_comm {

@@ -220,6 +220,18 @@ mf_status mf_cast(mf_device *device, const mf_cast_args *args) {
     return args->rows == 0 || args->width == 0 ? MF_OK : device->ops->cast(device, args);
 }
 
+mf_status mf_convert(mf_device *device, int64_t n, const void *in, mf_dtype in_type, void *out,
+                     mf_dtype out_type) {
+    return mf_cast(device, &(mf_cast_args){.rows = 1,
+                                           .width = n,
+                                           .in = in,
+                                           .in_ld = n,
+                                           .in_type = in_type,
+                                           .out = out,
+                                           .out_ld = n,
+                                           .out_type = out_type});
+}
+
 mf_status mf_add(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
                  void *out) {
     MF_TRY(check_dense("add", 1, n));

@@ -372,3 +372,8 @@ double mf_config_step_flops(const mf_model_config *c, int64_t sequences, int64_t
         4.0 * (double)c->head_dim * (double)c->heads * (count * (count + 1) / 2) * (double)c->layers;
     return 3.0 * (double)sequences * (2.0 * weights * count + attention);
 }
+
+double mf_model_step_flops(const mf_model_options *o, int64_t sequences) {
+    double all = mf_config_step_flops(&o->config, sequences, o->tokens);
+    return o->forward_only ? all / 3 : all;
+}

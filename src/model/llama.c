@@ -205,20 +205,20 @@ static mf_status complete_attention(mf_model *m, int64_t layer) {
     return complete(m, mf_attention_part(m, layer));
 }
 
-static mf_status layer_backward(mf_model *m, int64_t layer, bool shared) {
+static mf_status layer_backward(mf_model *m, int64_t layer) {
     if (m->options.recompute != MF_RECOMPUTE_NONE) MF_TRY(attention(m, layer, mf_mlp_part(m, layer)));
     m->next = mf_output_part(m, layer);
     MF_TRY(mf_mlp_block_backward(m, layer, mf_middle(m, layer)));
     MF_TRY(complete(m, mf_mlp_part(m, layer)));
     m->next = mf_first_of_backward(m, layer - 1);
     MF_TRY(mf_attention_block_backward(m, layer, mf_x(m, layer)));
-    return shared ? MF_OK : complete_attention(m, layer);
+    return mf_params_are_shared(m) ? MF_OK : complete_attention(m, layer);
 }
 
 /* Sums that could not begin on the way. */
-static mf_status finish_gradients(mf_model *m, bool shared) {
+static mf_status finish_gradients(mf_model *m) {
     MF_TRY(complete(m, mf_embedding_part(m)));
-    if (m->last && shared) {
+    if (m->last && mf_params_are_shared(m)) {
         MF_TRY(mf_store_settle(&m->store));
         MF_TRY(mf_params_sum_shared(m));
         for (int64_t layer = m->config.layers - 1; layer >= 0; layer--) MF_TRY(complete_attention(m, layer));
@@ -230,12 +230,11 @@ static mf_status finish_gradients(mf_model *m, bool shared) {
 }
 
 static mf_status backward(mf_model *m, const int32_t *ids) {
-    bool shared = mf_params_are_shared(m);
     if (!m->config.tied) MF_TRY(complete(m, mf_head_part(m)));
-    for (int64_t layer = m->config.layers - 1; layer >= 0; layer--) MF_TRY(layer_backward(m, layer, shared));
+    for (int64_t layer = m->config.layers - 1; layer >= 0; layer--) MF_TRY(layer_backward(m, layer));
     m->next = NULL;
     MF_TRY(mf_embed_grads(m, ids));
-    return finish_gradients(m, shared);
+    return finish_gradients(m);
 }
 
 mf_status mf_model_loss(mf_model *m, const int32_t *ids, const int32_t *labels, double *loss) {

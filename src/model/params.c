@@ -227,13 +227,17 @@ int64_t mf_param_widest(const mf_model *m, int param) {
 }
 
 /* Key heads that more than one tensor rank holds: those that a boundary between their query heads cuts. Fills
- * heads[tensor size] and returns their number. */
+ * heads[tensor size], unless it is NULL, and returns their number. */
 static int shared_heads(const mf_model *m, const mf_param *p, int64_t *heads) {
     int found = 0, ranks = mf_comm_size(m->tensor);
+    int64_t last = -1;
     for (int t = 1; t < ranks && p->group; t++) {
         int64_t boundary = mf_share_begin(p->units * p->group, ranks * m->shards, t * m->shards);
         int64_t head = boundary / p->group;
-        if (boundary % p->group && (found == 0 || heads[found - 1] != head)) heads[found++] = head;
+        if (boundary % p->group == 0 || head == last) continue;
+        if (heads) heads[found] = head;
+        last = head;
+        found++;
     }
     return found;
 }
@@ -270,12 +274,7 @@ mf_param_view mf_model_param(const mf_model *m, int index) {
 }
 
 bool mf_params_are_shared(const mf_model *m) {
-    const mf_param *p = &m->param[mf_layer_param(0, MF_WK)];
-    for (int t = 1; t < mf_comm_size(m->tensor); t++)
-        if (mf_share_begin(p->units * p->group, mf_comm_size(m->tensor) * m->shards, t * m->shards) %
-            p->group)
-            return true;
-    return false;
+    return shared_heads(m, &m->param[mf_layer_param(0, MF_WK)], NULL) > 0;
 }
 
 /* Between this rank's rows of the shared heads and sums: [heads][unit][cols]. */

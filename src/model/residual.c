@@ -48,14 +48,7 @@ mf_status mf_block_grad(mf_model *m, mf_normed *out) {
     int64_t n = m->reduction.held * m->config.hidden;
     if (m->options.type == MF_F32) return gather(m, m->dx.data, out);
     MF_TRY(mf_work(m, n, mf_dtype_bytes(m->options.type), "gradient in the compute type", &out->held));
-    MF_TRY(mf_cast(m->device, &(mf_cast_args){.rows = 1,
-                                              .width = n,
-                                              .in = m->dx.data,
-                                              .in_ld = n,
-                                              .in_type = MF_F32,
-                                              .out = out->held.data,
-                                              .out_ld = n,
-                                              .out_type = m->options.type}));
+    MF_TRY(mf_convert(m->device, n, m->dx.data, MF_F32, out->held.data, m->options.type));
     return gather(m, out->held.data, out);
 }
 

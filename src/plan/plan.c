@@ -77,11 +77,6 @@ static double exposed(const mf_rank_report *r) {
     return seconds;
 }
 
-static double step_flops(const mf_model_options *o, int64_t sequences) {
-    double flops = mf_config_step_flops(&o->config, sequences, o->tokens);
-    return o->forward_only ? flops / 3 : flops; /* backward counts twice forward */
-}
-
 mf_status mf_plan(const mf_cluster *cluster, const mf_measure_options *options, int rank, bool borrows,
                   mf_plan_result *out) {
     mf_costs costs = mf_cluster_costs(cluster);
@@ -99,7 +94,8 @@ mf_status mf_plan(const mf_cluster *cluster, const mf_measure_options *options, 
     MF_TRY(mf_launch(&launch, body, &run));
     int64_t sequences = model->batch * mf_axes_ranks(&options->mesh, options->layout.data);
     out->tokens_per_s = (double)(sequences * model->tokens) / out->step_s;
-    out->flops_share = step_flops(model, sequences) / out->step_s / (cluster->flops[model->type] * ranks);
+    out->flops_share =
+        mf_model_step_flops(model, sequences) / out->step_s / (cluster->flops[model->type] * ranks);
     out->exposed_s = exposed(&out->rank);
     out->short_by_bytes = fmax(0, (double)out->rank.memory.peak_total - cluster->memory_bytes);
     out->fits = out->short_by_bytes == 0;

@@ -66,10 +66,6 @@ void mf_exchange_destroy(mf_exchange *x) {
     *x = (mf_exchange){0};
 }
 
-const char *mf_exchange_name(const mf_exchange_kind *kind) { return kind->name; }
-
-bool mf_exchange_needs_all_heads(const mf_exchange_kind *kind) { return kind->all_heads; }
-
 mf_status mf_exchange_check(const mf_exchange_kind *kind, int ranks, int64_t heads) {
     return kind->check && ranks > 1 ? kind->check(ranks, heads) : MF_OK;
 }

@@ -373,14 +373,7 @@ static mf_status narrow(mf_exchange *x, int64_t width, mf_buffer *wide, mf_buffe
     int64_t n = all_tokens(x) * width;
     if (x->sizes.type != MF_F32) {
         MF_TRY(take(x, n, mf_dtype_bytes(x->sizes.type), "gradients on their way home", out));
-        MF_TRY(mf_cast(x->device, &(mf_cast_args){.rows = 1,
-                                                  .width = n,
-                                                  .in = wide->data,
-                                                  .in_ld = n,
-                                                  .in_type = MF_F32,
-                                                  .out = out->data,
-                                                  .out_ld = n,
-                                                  .out_type = x->sizes.type}));
+        MF_TRY(mf_convert(x->device, n, wide->data, MF_F32, out->data, x->sizes.type));
         mf_buffer_free(mf_device_memory(x->device), wide);
         return MF_OK;
     }

@@ -48,30 +48,15 @@ mf_status mf_reduction_sum(mf_reduction *r, void *values, void **held) {
     return r->kind->sum(r, values, r->type);
 }
 
-static mf_status cast(const mf_reduction *r, int64_t rows, const void *in, mf_dtype from, void *out,
-                      mf_dtype to) {
-    int64_t n = rows * r->width;
-    return mf_cast(r->device, &(mf_cast_args){.rows = 1,
-                                              .width = n,
-                                              .in = in,
-                                              .in_ld = n,
-                                              .in_type = from,
-                                              .out = out,
-                                              .out_ld = n,
-                                              .out_type = to});
-}
-
 mf_status mf_reduction_sum_f32(mf_reduction *r, float *partial, void *scratch, float **held) {
     void *sum = NULL;
     *held = mf_within(partial, r->first * r->width, MF_F32);
     if (mf_comm_size(r->comm) == 1) return MF_OK;
     if (r->type == MF_F32) return r->kind->sum(r, partial, MF_F32);
-    MF_TRY(cast(r, r->rows, partial, MF_F32, scratch, r->type));
+    MF_TRY(mf_convert(r->device, r->rows * r->width, partial, MF_F32, scratch, r->type));
     MF_TRY(mf_reduction_sum(r, scratch, &sum));
-    return cast(r, r->held, sum, r->type, *held, MF_F32);
+    return mf_convert(r->device, r->held * r->width, sum, r->type, *held, MF_F32);
 }
-
-const char *mf_reduction_name(const mf_reduction_kind *kind) { return kind->name; }
 
 bool mf_reduction_scatters(const mf_reduction_kind *kind) { return kind->scatters; }
 

@@ -92,6 +92,5 @@ void mf_stream_close(mf_stream *s) {
 
 bool mf_stream_staggers(const mf_stream_kind *kind) { return kind->staggers; }
 bool mf_stream_gathers(const mf_stream_kind *kind) { return kind->gathers; }
-const char *mf_stream_name(const mf_stream_kind *kind) { return kind->name; }
 
 const mf_stream_kind mf_stream_resident = {.name = "resident", .resident = true};

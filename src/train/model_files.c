@@ -152,14 +152,7 @@ fail:
 /* Weights as f32, where the gradients are. */
 static mf_status widen(mf_model *model, mf_device *device) {
     mf_model_state s = mf_model_state_get(model);
-    return mf_cast(device, &(mf_cast_args){.rows = 1,
-                                           .width = s.cut,
-                                           .in = s.cut_weights,
-                                           .in_ld = s.cut,
-                                           .in_type = s.type,
-                                           .out = s.cut_grads,
-                                           .out_ld = s.cut,
-                                           .out_type = MF_F32});
+    return mf_convert(device, s.cut, s.cut_weights, s.type, s.cut_grads, MF_F32);
 }
 
 static mf_status save_weights(mf_model *model, mf_device *device, const mf_tensor_spec *specs,

@@ -38,17 +38,6 @@ static mf_status clear_grads(mf_optimizer *o) {
     return mf_zero(o->device, o->state.replicated_grads, (size_t)o->state.replicated * sizeof(float));
 }
 
-static mf_status copy(mf_optimizer *o, int64_t n, const float *in, void *out, mf_dtype type) {
-    return mf_cast(o->device, &(mf_cast_args){.rows = 1,
-                                              .width = n,
-                                              .in = in,
-                                              .in_ld = n,
-                                              .in_type = MF_F32,
-                                              .out = out,
-                                              .out_ld = n,
-                                              .out_type = type});
-}
-
 /* All weights are made in f32 where the gradients will be, so that no rank needs more memory to begin than to
  * go on. */
 static mf_status fill(mf_optimizer *o, const char *init_from) {
@@ -57,9 +46,10 @@ static mf_status fill(mf_optimizer *o, const char *init_from) {
         MF_TRY(mf_model_load(o->model, init_from, all));
     else
         MF_TRY(mf_model_init(o->model, all));
-    MF_TRY(copy(o, o->state.cut, all, o->state.cut_weights, o->state.type));
+    MF_TRY(mf_convert(o->device, o->state.cut, all, MF_F32, o->state.cut_weights, o->state.type));
     if (o->state.type != MF_F32)
-        MF_TRY(copy(o, o->state.count, all ? all + o->state.first : NULL, o->master.data, MF_F32));
+        MF_TRY(mf_convert(o->device, o->state.count, all ? all + o->state.first : NULL, MF_F32,
+                          o->master.data, MF_F32));
     return clear_grads(o);
 }
 

@@ -48,9 +48,7 @@ static void restore_names(mf_rank_report *all, int size, const mf_rank_report *o
 }
 
 double mf_loop_step_flops(const mf_run_state *r) {
-    const mf_train_options *o = r->options;
-    double all = mf_config_step_flops(&o->model.config, mf_loop_sequences(r), o->model.tokens);
-    return o->model.forward_only ? all / 3 : all;
+    return mf_model_step_flops(&r->options->model, mf_loop_sequences(r));
 }
 
 static int by_value(const void *a, const void *b) {

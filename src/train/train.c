@@ -80,14 +80,7 @@ static mf_status weights_alone(mf_run_state *r) {
     mf_buffer all = {0};
     MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, (size_t)s.cut * sizeof(float), "initial weights", &all));
     MF_GO(mf_model_init(r->model, all.data));
-    MF_GO(mf_cast(r->device, &(mf_cast_args){.rows = 1,
-                                             .width = s.cut,
-                                             .in = all.data,
-                                             .in_ld = s.cut,
-                                             .in_type = MF_F32,
-                                             .out = s.cut_weights,
-                                             .out_ld = s.cut,
-                                             .out_type = s.type}));
+    MF_GO(mf_convert(r->device, s.cut, all.data, MF_F32, s.cut_weights, s.type));
 fail:
     mf_buffer_free(r->memory, &all);
     mf_memory_reset_peaks(r->memory);

@@ -44,14 +44,7 @@ static mf_status fill(run *r) {
         MF_TRY(mf_model_load(r->model, r->options->init_from, all));
     else
         MF_TRY(mf_model_init(r->model, all));
-    MF_TRY(mf_cast(r->device, &(mf_cast_args){.rows = 1,
-                                              .width = s->cut,
-                                              .in = all,
-                                              .in_ld = s->cut,
-                                              .in_type = MF_F32,
-                                              .out = s->cut_weights,
-                                              .out_ld = s->cut,
-                                              .out_type = s->type}));
+    MF_TRY(mf_convert(r->device, s->cut, all, MF_F32, s->cut_weights, s->type));
     MF_TRY(mf_zero(r->device, all, (size_t)s->cut * sizeof(float)));
     MF_TRY(mf_zero(r->device, s->replicated_grads, (size_t)s->replicated * sizeof(float)));
     return mf_barrier(mf_model_world(r->model)); /* peers may read the weights from here on */

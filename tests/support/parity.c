@@ -155,12 +155,7 @@ static mf_status member_create(const parity_run *r, const mf_layout *layout, mf_
         MF_TRY(mf_zero(device, out->state.cut_grads, bytes));
         MF_TRY(mf_zero(device, out->state.replicated_grads, (size_t)out->state.replicated * sizeof(float)));
     }
-    return mf_cast(device, &(mf_cast_args){.rows = 1,
-                                           .width = out->state.cut,
-                                           .in = out->master.data,
-                                           .in_type = MF_F32,
-                                           .out = out->state.cut_weights,
-                                           .out_type = r->type});
+    return mf_convert(device, out->state.cut, out->master.data, MF_F32, out->state.cut_weights, r->type);
 }
 
 static void member_destroy(member *m, mf_device *device) {
