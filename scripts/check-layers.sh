@@ -20,6 +20,9 @@ declare -A knows=(
     [cli]="base memory device comm mesh schedule model io train infer plan"
 )
 
+# Headers that have another name than their room.
+declare -A header_room=([rates]=plan [analytic]=plan)
+
 breaches=0
 breach() {
     echo "layers: $1:$2: $3"
@@ -30,7 +33,8 @@ breach() {
 room_of() {
     local path=${1#meshfold/}
     path=${path%%/*}
-    echo "${path%.*}"
+    path=${path%.*}
+    echo "${header_room[$path]:-$path}"
 }
 
 check_quoted() {

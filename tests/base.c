@@ -1,6 +1,7 @@
 /* base.c: status and trace, injected faults, random numbers, bf16, the worker, the accounted allocator. */
 #include "support.h"
 #include "meshfold/memory.h"
+#include "memory/spares.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -363,7 +364,7 @@ static void give_counted(void *data, size_t bytes) {
 }
 
 static mf_memory *memory_make(int64_t limit) {
-    static const mf_memory_source source = {take_counted, give_counted};
+    static const mf_memory_source source = {take_counted, give_counted, NULL};
     mf_memory *memory = NULL;
     memset(&counted, 0, sizeof counted);
     counted.limit = limit;
@@ -406,6 +407,68 @@ static void test_memory_counts(void **state) {
     assert_true(counted.open == 0 && counted.taken == counted.given);
     mf_memory_destroy(memory);
     mf_memory_destroy(NULL);
+}
+
+/* Pages that spares took, by page: held, spare, or given back. */
+enum { SPARE_PAGES = 256, PAGE_BYTES = 4096 };
+static struct {
+    char *base;
+    char state[SPARE_PAGES];
+} pages;
+
+static void set_pages(void *data, size_t bytes, char from, char to) {
+    size_t first = (size_t)((char *)data - pages.base) / PAGE_BYTES;
+    for (size_t i = first; i < first + bytes / PAGE_BYTES; i++) {
+        assert_int_equal(pages.state[i], from);
+        pages.state[i] = to;
+    }
+}
+
+static void drop_pages(void *data, size_t bytes) { set_pages(data, bytes, 's', 'd'); }
+
+static int64_t count_pages(char state) {
+    int64_t n = 0;
+    for (int i = 0; i < SPARE_PAGES; i++) n += pages.state[i] == state;
+    return n;
+}
+
+/* Blocks come and go in random sizes: no page is ever in two places, and what is kept is counted. */
+static void test_spares(void **state) {
+    (void)state;
+    enum { BLOCKS = 32 };
+    static char memory[SPARE_PAGES * PAGE_BYTES];
+    mf_spares spares = {.drop = drop_pages};
+    mf_spare held[BLOCKS] = {{0}};
+    pages.base = memory;
+    memset(pages.state, 'h', sizeof pages.state);
+    mf_spares_add(&spares, memory, sizeof memory);
+    memset(pages.state, 's', sizeof pages.state);
+    for (uint64_t i = 0; i < 20000; i++) {
+        uint64_t random = mf_random_u64(2, 1, i);
+        mf_spare *b = &held[random % BLOCKS];
+        size_t bytes = (1 + random / BLOCKS % 24) * PAGE_BYTES;
+        if (b->data) {
+            set_pages(b->data, b->bytes, 'h', 's');
+            mf_spares_add(&spares, b->data, b->bytes);
+            b->data = NULL;
+        } else if ((b->data = mf_spares_take(&spares, bytes))) {
+            b->bytes = bytes;
+            set_pages(b->data, bytes, 's', 'h');
+        }
+        assert_true(spares.bytes == count_pages('s') * PAGE_BYTES && spares.count <= MF_SPARES);
+    }
+    assert_int_equal(count_pages('d'), 0);
+    for (int i = 0; i < BLOCKS; i++) {
+        if (!held[i].data) continue;
+        set_pages(held[i].data, held[i].bytes, 'h', 's');
+        mf_spares_add(&spares, held[i].data, held[i].bytes);
+    }
+    assert_int_equal(spares.count, 1); /* all joined again */
+    mf_spares_drop(&spares, 100 * PAGE_BYTES);
+    assert_int_equal(count_pages('s'), 100);
+    mf_spares_drop(&spares, 0);
+    assert_true(count_pages('d') == SPARE_PAGES && spares.count == 0 && spares.bytes == 0);
+    assert_null(mf_spares_take(&spares, PAGE_BYTES));
 }
 
 /* At every step: totals are the sums of the categories, and the peaks are the largest ever seen. */
@@ -550,6 +613,7 @@ int main(void) {
         cmocka_unit_test(test_worker_destroy_runs_all),
         cmocka_unit_test(test_worker_without_memory),
         cmocka_unit_test(test_memory_counts),
+        cmocka_unit_test(test_spares),
         cmocka_unit_test(test_memory_against_a_model),
         cmocka_unit_test(test_memory_peaks_anew),
         cmocka_unit_test(test_memory_of_others),

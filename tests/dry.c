@@ -2,6 +2,7 @@
  * transfer, to the byte. */
 #include "support.h"
 
+#include "device/ops.h"
 #include "meshfold/train.h"
 
 #include <math.h>
@@ -179,8 +180,37 @@ static double attention_s(const mf_costs *c, const mf_attention_args *a, bool ba
     (void)c;
     return (backward ? 10.0 : 4.0) * (double)a->head_dim * pairs / 1e12;
 }
-static double no_time(const mf_costs *c, double bytes) {
-    (void)c, (void)bytes;
+/* Row by row: a tile of queries is computed with all keys that its last row sees. */
+static double pairs_met(const mf_attention_args *a) {
+    double pairs = 0;
+    for (int i = 0; i < a->query_chunks; i++) {
+        const mf_query_chunk *q = &a->queries[i];
+        for (int64_t row = 0; row < q->rows; row++) {
+            int64_t last = q->position + mf_min(row / MF_QUERY_TILE * MF_QUERY_TILE + MF_QUERY_TILE, q->rows);
+            for (int j = 0; j < a->key_chunks; j++)
+                pairs += (double)mf_max(0, mf_min(last - a->keys[j].position, a->keys[j].rows));
+        }
+    }
+    return pairs * (double)(a->batch * a->heads);
+}
+
+static void pairs_are_counted_by_tiles(void **state) {
+    (void)state;
+    for (uint64_t i = 0; i < 3000; i++) {
+        int64_t random[8];
+        for (uint64_t k = 0; k < 8; k++) random[k] = (int64_t)(mf_random_u64(3, k, i) % 700);
+        const mf_query_chunk queries[] = {{.rows = random[0], .position = random[1]},
+                                          {.rows = random[2], .position = random[3]}};
+        const mf_key_chunk keys[] = {{.rows = random[4], .position = random[5]},
+                                     {.rows = random[6], .position = random[7]}};
+        const mf_attention_args a = {
+            .batch = 2, .heads = 3, .query_chunks = 2, .key_chunks = 2, .queries = queries, .keys = keys};
+        assert_true(mf_attention_pairs_met(&a) == pairs_met(&a));
+    }
+}
+
+static double no_time(const mf_costs *c, mf_operation operation, mf_dtype type, double bytes) {
+    (void)c, (void)operation, (void)type, (void)bytes;
     return 0;
 }
 static double transfer_s(const mf_costs *c, const mf_transfer_cost *t) {
@@ -259,6 +289,7 @@ int main(void) {
         cmocka_unit_test(longer_ones_too),
 #endif
         cmocka_unit_test(large_models_run_dry),
+        cmocka_unit_test(pairs_are_counted_by_tiles),
         cmocka_unit_test(time_passes_as_the_costs_say),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -81,11 +81,11 @@ static void transfers_take_the_level_that_joins_them(void **state) {
     static const struct {
         int ranks[2], level;
     } groups[] = {{{0, 1}, 0}, {{2, 3}, 0}, {{1, 2}, 1}, {{0, 3}, 1}, {{3, 4}, 2}, {{1, 9}, 2}, {{8, 9}, 0}};
-    mf_costs costs = mf_cluster_costs(&c);
+    mf_costs costs = mf_cluster_costs(&c, 16);
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
         int level = mf_cluster_level(&c, groups[i].ranks, 2);
         assert_int_equal(level, groups[i].level);
-        mf_transfer_cost t = {.op = "allreduce", .bytes = 1e6, .ranks = groups[i].ranks, .size = 2};
+        mf_transfer_cost t = {.op = MF_OP_ALLREDUCE, .bytes = 1e6, .ranks = groups[i].ranks, .size = 2};
         double expected = 2 * c.level[level].latency_s + 1e6 / c.level[level].bytes_per_s;
         assert_true(fabs(costs.transfer_s(&costs, &t) - expected) < 1e-12);
     }

@@ -5,6 +5,7 @@ meshfold=$1/meshfold source=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
+export MESHFOLD_MACHINE=$work/none.json
 failures=0
 complain() {
     echo "FAILED: $*"
@@ -39,6 +40,46 @@ printf 'x%.0s' {1..4000} >text
 [ "$(figure real.json total)" = "$(figure dry.json total)" ] ||
     complain "peak memory: $(figure real.json total) bytes measured, $(figure dry.json total) planned"
 
+# A search: the best rows of all layouts, each what the same mesh alone gives; words limit it.
+search=("$meshfold" plan --model tsp-7b --dtype bf16 --seq 131072 --cluster "$cluster")
+"${search[@]}" --ranks 8 --top 40 --explain --longest >found || complain 'a search fails'
+for pattern in '^tsp=8' '^dp=8 .* short by ' '^[0-9]* layouts tried: ' '^First: ' '^Second: ' '^Best of tp: ' \
+    '^Best of dp: .* does not fit' '^The longest sequences that fit'; do
+    grep -Eq "$pattern" found || complain "the search has no line like $pattern: $(cat found)"
+done
+"${search[@]}" --ranks 8 --top 1 --json >best.json || complain '--json of a search fails'
+text() { awk -F'"' -v name="$2" '$2 == name { print $4; exit }' "$1"; }
+"${search[@]}" --mesh "$(text best.json layout)" --recompute "$(text best.json recompute)" --json >alone.json ||
+    complain 'what the search found fails alone'
+for name in step_s total exposed_s; do
+    [ "$(figure best.json $name)" = "$(figure alone.json $name)" ] || complain "$name: the search's row is not the plan's"
+done
+[ "$(grep -c '"layout"' best.json)" = 1 ] && grep -q '"tried": [1-9]' best.json || complain "--top 1: $(cat best.json)"
+"${search[@]}" --ranks 8 --exchange ring --recompute block --top 40 >found || complain 'a limited search fails'
+rows=$(grep -c ' fits \| short by ' found)
+[ "$rows" -gt 3 ] && [ "$rows" = "$(grep -c 'exchange=ring.* block ' found)" ] || complain "words don't limit: $(cat found)"
+
+# Too large: the table all the same, and what would do. Many ranks.
+"$meshfold" plan --model tsp-7b --dtype bf16 --seq 131072 --cluster "$cluster" --ranks 1 >found || complain 'too large: exit'
+grep -q '^single .* short by ' found && grep -Eq '^Nothing fits on 1 rank; on [248] something does' found ||
+    complain "too large: $(cat found)"
+"$meshfold" plan --model tiny --seq 512 --cluster "$cluster" --ranks 1009 >found || complain 'a prime number of ranks fails'
+grep -q 'left out, such as tp=1009: ' found || complain "1009 ranks: $(cat found)"
+"$meshfold" plan --model tiny --seq 512 --cluster "$cluster" --ranks 100000 >found || complain '100,000 ranks fail'
+grep -q '^dp=100000 ' found || complain "100,000 ranks: $(cat found)"
+
+# The longest of a mesh: it fits, and a step more does not.
+"${search[@]}" --mesh tsp=8 --longest --json >longest.json || complain '--longest fails'
+tokens=$(awk -F'[:, ]+' '/"longest"/ { seen = 1 } seen && $2 == "\"tokens\"" { print $3; exit }' longest.json)
+for more in 0 1024; do
+    "$meshfold" plan --model tsp-7b --dtype bf16 --seq $((tokens + more)) --cluster "$cluster" --mesh tsp=8 >found
+    grep -q "^tsp=8  *$([ $more = 0 ] && echo fits || echo 'short by')" found || complain "$tokens + $more: $(cat found)"
+done
+
+# A page, and formulas, which need no cluster.
+"${search[@]}" --ranks 4 --html page.html >/dev/null && grep -q 'tsp=4' page.html || complain '--html'
+"$meshfold" plan --model tsp-7b --ranks 8 --analytic | grep -q '^tsp=8 ' || complain '--analytic'
+
 # Mistakes: one line that names them, exit 2.
 refuses() {
     local expected=$1 code=0
@@ -54,6 +95,15 @@ refuses '--cluster: none.json: cannot be read' --model tiny --cluster none.json 
 refuses 'needs --cluster' --model tiny --mesh single
 refuses '--mesh' --model tiny --cluster "$cluster"
 refuses 'no axis is called "tq"' --model tiny --cluster "$cluster" --mesh tq=2
+refuses 'needs --mesh, or --ranks' --model tiny --cluster "$cluster"
+refuses '--mesh tsp=2 is 2 ranks, but --ranks is 4' --model tiny --cluster "$cluster" --ranks 4 --mesh tp=4 tsp=2
+refuses 'no layout of 1 rank is left' --model tiny --cluster "$cluster" --ranks 1 --exchange ring
+refuses '--ranks 0' --model tiny --cluster "$cluster" --ranks 0
+refuses '--train and --forward' --model tiny --cluster "$cluster" --ranks 2 --train --forward
+refuses '--explain' --model tiny --cluster "$cluster" --ranks 2 --explain --json
+refuses '--top' --model tiny --cluster "$cluster" --mesh tsp=2 --top 3
+refuses '--analytic needs --ranks' --model tiny --analytic
+refuses 'without --mesh' --model tiny --analytic --ranks 2 --mesh tsp=2
 refuses 'needs --model' --cluster "$cluster" --mesh single
 
 [ "$failures" = 0 ] || exit 1

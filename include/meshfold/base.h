@@ -109,6 +109,34 @@ void mf_clock_release(void);
 /* Does nothing where the clock is not held. */
 void mf_clock_advance(double seconds);
 
+/* What this thread does, in spans of its time, from hold to release:
+ *
+ *     mf_trace trace = {0};
+ *     mf_trace_hold(&trace);
+ *     ... operations and transfers ...
+ *     mf_trace_release();
+ *     ... trace.span[0 .. trace.count - 1] ...
+ *     mf_trace_free(&trace);
+ */
+enum { MF_LANE_NAME = 28 };
+typedef struct mf_span {
+    const char *name;        /* of the operation or the collective */
+    char lane[MF_LANE_NAME]; /* "compute", or the axis of a transfer */
+    double begin_s, end_s;   /* by mf_now_s */
+    double bytes;            /* that a transfer sends */
+} mf_span;
+typedef struct mf_trace {
+    mf_span *span;
+    int64_t count, room;
+    int64_t lost; /* spans for which there was no memory */
+} mf_trace;
+void mf_trace_hold(mf_trace *trace);
+void mf_trace_release(void);
+bool mf_trace_held(void);
+/* name must outlive the trace; does nothing where none is held. */
+void mf_trace_add(const char *lane, const char *name, double begin_s, double end_s, double bytes);
+void mf_trace_free(mf_trace *trace);
+
 /* Counter-based random numbers (Philox 4x32-10; Salmon et al., SC 2011): the value at `index` of the sequence
  * named by (seed, key) depends on nothing else, so any rank can make any slice. */
 uint64_t mf_random_key(const char *name);                            /* 64-bit FNV-1a */

@@ -142,7 +142,6 @@ enum { MF_COMM_OPS = 9 };
 /* Fills stats[MF_COMM_OPS], one an operation (calls may be 0). */
 void mf_comm_stats(const mf_comm *comm, mf_comm_stat *stats);
 void mf_comm_reset_stats(mf_comm *comm);
-/* Counts bytes read in place under the operation that they replace. */
 typedef enum mf_comm_op {
     MF_OP_BARRIER,
     MF_OP_BROADCAST,
@@ -154,6 +153,9 @@ typedef enum mf_comm_op {
     MF_OP_ALLTOALL,
     MF_OP_SIGNAL
 } mf_comm_op;
+/* "allgather", ... */
+const char *mf_op_name(int op);
+/* Counts bytes read in place under the operation that they replace. */
 void mf_count_borrowed(mf_comm *comm, mf_comm_op op, int64_t bytes);
 
 #endif

@@ -242,6 +242,38 @@ mf_status mf_zero(mf_device *device, void *data, size_t bytes);
 mf_status mf_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
                        const void *in, size_t in_ld);
 
+/* The operations above, by number. */
+typedef enum mf_operation {
+    MF_DO_GEMM,
+    MF_DO_ATTENTION_FORWARD,
+    MF_DO_ATTENTION_BACKWARD,
+    MF_DO_ATTENTION_DELTA,
+    MF_DO_RMSNORM_FORWARD,
+    MF_DO_RMSNORM_BACKWARD,
+    MF_DO_ROPE,
+    MF_DO_ROPE_TABLE,
+    MF_DO_SWIGLU_FORWARD,
+    MF_DO_SWIGLU_BACKWARD,
+    MF_DO_EMBED_FORWARD,
+    MF_DO_EMBED_BACKWARD,
+    MF_DO_XENT_BEGIN,
+    MF_DO_XENT_UPDATE,
+    MF_DO_XENT_MERGE,
+    MF_DO_XENT_GRAD,
+    MF_DO_XENT_LOSS,
+    MF_DO_ADAMW,
+    MF_DO_SUM_SQUARES,
+    MF_DO_CAST,
+    MF_DO_ADD,
+    MF_DO_ACCUMULATE,
+    MF_DO_FILL,
+    MF_DO_FILL_NORMAL,
+    MF_DO_ZERO,
+    MF_DO_COPY_ROWS,
+    MF_OPERATIONS
+} mf_operation;
+const char *mf_operation_name(mf_operation operation); /* "gemm", ... as the functions */
+
 /* How long a machine would take, for steps that run dry:
  *
  *     static double gemm_s(const mf_costs *c, const mf_gemm_args *a) { return 2.0 * a->m * a->n * a->k /
@@ -255,7 +287,8 @@ mf_status mf_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out,
 
 /* What a rank sends in one collective. */
 typedef struct mf_transfer_cost {
-    const char *op;   /* "allgather", ... */
+    const char *name; /* "allgather", ... */
+    int op;           /* by mf_comm_op */
     double bytes;     /* that this rank sends by the ring convention */
     double payload;   /* of the whole operation */
     const int *ranks; /* [size] the group, by world ranks */
@@ -266,10 +299,13 @@ typedef struct mf_costs mf_costs;
 /* Every member is needed. All return seconds. */
 struct mf_costs {
     const void *context; /* the costs' own */
+    int ranks;           /* that work at one time; the costs' own too */
     double (*gemm_s)(const mf_costs *costs, const mf_gemm_args *args);
-    /* pairs: of a query and a key that it sees, over all heads and sequences. */
+    /* pairs: of a query and a key that are computed, over all heads and sequences: queries go by tiles of 128
+     * rows, and with a tile all keys that its last row sees. */
     double (*attention_s)(const mf_costs *costs, const mf_attention_args *args, bool backward, double pairs);
-    double (*touch_s)(const mf_costs *costs, double bytes); /* an operation that reads and writes so many */
+    /* An operation on this type that reads and writes so many bytes. */
+    double (*touch_s)(const mf_costs *costs, mf_operation operation, mf_dtype type, double bytes);
     double (*transfer_s)(const mf_costs *costs, const mf_transfer_cost *transfer);
     bool overlaps; /* a transfer that was asked for ahead runs beside the computation */
 };

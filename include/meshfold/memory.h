@@ -43,6 +43,9 @@ typedef struct mf_memory_stats {
 typedef struct mf_memory_source {
     void *(*take)(size_t bytes); /* 64-byte aligned, NULL when there is none */
     void (*give_back)(void *data, size_t bytes);
+    /* NULL, or: large blocks (mf_memory_is_large) are whole pages, and any run of pages of one may be given
+     * back by itself, or together with a neighbour. */
+    void (*give_back_pages)(void *data, size_t bytes);
 } mf_memory_source;
 /* The host's memory. give_back wants the size that was taken, and accepts NULL. */
 extern const mf_memory_source mf_memory_heap;

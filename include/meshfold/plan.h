@@ -9,9 +9,10 @@
 #ifndef MESHFOLD_PLAN_H
 #define MESHFOLD_PLAN_H
 
+#include "meshfold/rates.h"
 #include "meshfold/train.h"
 
-enum { MF_CLUSTER_LEVELS = 4, MF_CLUSTER_NAME = 96 };
+enum { MF_CLUSTER_LEVELS = 4, MF_CLUSTER_NAME = 96, MF_CLUSTER_RATES = 4 };
 
 /* Efficiency grows with size and levels off: share * x / (x + half), over each size x that matters. */
 typedef struct mf_efficiency {
@@ -28,6 +29,7 @@ typedef struct mf_cluster {
     mf_efficiency attention;   /* by the queries of a call */
     double launch_s;           /* of an operation */
     bool overlaps;             /* transfers run beside the computation */
+    bool shared;               /* all ranks are on one device: its memory is theirs together */
     int levels;
     struct {
         char name[MF_CLUSTER_NAME];
@@ -35,13 +37,19 @@ typedef struct mf_cluster {
         double latency_s;       /* of a hop */
         double bytes_per_s;     /* of a rank, in each direction */
     } level[MF_CLUSTER_LEVELS]; /* from the inside out */
+    int measured;
+    mf_rates rates[MF_CLUSTER_RATES]; /* by ranks, ascending: what was measured goes before the peaks above */
 } mf_cluster;
 
 /* MF_EIO, MF_EFORMAT: names the file and the entry that is missing, of another kind, not positive, or
  * contradicts another. */
 mf_status mf_cluster_load(const char *path, mf_cluster *out);
-/* Refers to the cluster, which must outlive it. */
-mf_costs mf_cluster_costs(const mf_cluster *cluster);
+/* Written so that mf_cluster_load reads the same, to six digits. MF_EIO names the file. */
+mf_status mf_cluster_save(const mf_cluster *cluster, const char *path);
+/* Memory of a rank, of so many. */
+double mf_cluster_memory(const mf_cluster *cluster, int ranks);
+/* With so many ranks at work. Refers to the cluster, which must outlive it. */
+mf_costs mf_cluster_costs(const mf_cluster *cluster, int ranks);
 /* The level that a group of ranks needs: the innermost that joins all of them. */
 int mf_cluster_level(const mf_cluster *cluster, const int *ranks, int size);
 
@@ -55,8 +63,78 @@ typedef struct mf_plan_result {
     double short_by_bytes; /* where it does not */
 } mf_plan_result;
 /* One step of rank `rank` of the mesh, dry, its peers taken to be where it is; nothing is sent where memory
- * can be read in place only if `borrows`. options->steps is not looked at. */
+ * can be read in place only if `borrows`. options->steps is not looked at. Without a
+ * cluster (NULL) only memory and transfers are found: the rest is 0. */
 mf_status mf_plan(const mf_cluster *cluster, const mf_measure_options *options, int rank, bool borrows,
                   mf_plan_result *out);
+
+/* <0: a plan that fits before one that doesn't; then by tokens a second, or by how little is missing. */
+int mf_plan_compare(const mf_plan_result *a, const mf_plan_result *b);
+
+/* The kind of layout that a mesh makes, by what its ranks share: "dp" and "single" have none of the others.
+ */
+enum { MF_FAMILY_TP = 1, MF_FAMILY_TSP = 2, MF_FAMILY_ZERO3 = 4, MF_FAMILY_SP = 8, MF_FAMILIES = 16 };
+unsigned mf_plan_family(const mf_mesh_spec *mesh, const mf_layout *layout);
+/* "tp+sp" */
+const char *mf_plan_family_name(unsigned family, char out[32]);
+
+/* A search for the layouts of so many ranks that are fastest, or fit at all:
+ *
+ *     mf_search_options options = {.model = model, .words = mf_layout_words_none, .ranks = 8, .threads = 2};
+ *     mf_search_result result = {0};
+ *     MF_TRY(mf_search(&cluster, &options, &result));    // result.found[0].mesh: the best
+ *     mf_search_free(&result);
+ *
+ * It looks at every mesh of dp, sp, tsp and tp that these ranks can make, with every exchange, reduction and
+ * stream. A formula orders them, the best are run dry with two and three layers, the best of these in full.
+ */
+enum { MF_LAYOUT_TEXT = 160, MF_LEFT_OUT = 5 };
+typedef struct mf_search_options {
+    mf_model_options model; /* batch: of each dp replica */
+    mf_layout_words words;  /* what is given here every layout has, or it is left out */
+    bool any_recompute;     /* all modes of recomputation; else the model's */
+    bool borrows;           /* as for mf_plan */
+    int ranks;
+    int threads; /* that plan at one time */
+} mf_search_options;
+
+typedef struct mf_found {
+    char mesh[MF_LAYOUT_TEXT]; /* as mf_layout_parse reads it */
+    mf_measure_options options;
+    mf_plan_result plan; /* as mf_plan has it: of rank 0 */
+} mf_found;
+
+/* Meshes and layouts that were not looked at, for one reason. */
+typedef struct mf_left_out {
+    int count;
+    char mesh[MF_LAYOUT_TEXT], why[sizeof((mf_error *)0)->message]; /* of the first of them */
+} mf_left_out;
+
+typedef struct mf_search_result {
+    mf_found *found; /* [count] best first, the best of each family among them */
+    int count;
+    int tried;    /* layouts; in each mode of recomputation that is searched over one */
+    int screened; /* of these, run with a few layers */
+    int fit;      /* of the screened */
+    mf_left_out left_out[MF_LEFT_OUT];
+} mf_search_result;
+
+/* *result, empty before, is to be freed after an error too. MF_EINVAL when no layout is left, with why. */
+mf_status mf_search(const mf_cluster *cluster, const mf_search_options *options, mf_search_result *result);
+void mf_search_free(mf_search_result *result);
+/* The fewest ranks on which something fits, of options->ranks doubled again and again, up to `most`; 0: none.
+ */
+mf_status mf_search_enough(const mf_cluster *cluster, const mf_search_options *options, int most, int *ranks);
+
+/* The longest sequence that fits. */
+typedef struct mf_longest {
+    int64_t tokens;      /* a multiple of `step`, or 0: not even that fits; with one step more it would not */
+    int64_t step;        /* at least 1024, and twice the ranks that share a sequence */
+    mf_plan_result plan; /* at that length */
+} mf_longest;
+/* options->model.tokens is not looked at. Longer sequences are taken to need more memory, up to 2^28 tokens.
+ */
+mf_status mf_plan_longest(const mf_cluster *cluster, const mf_measure_options *options, bool borrows,
+                          mf_longest *out);
 
 #endif

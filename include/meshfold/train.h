@@ -130,8 +130,10 @@ typedef struct mf_measure_options {
     mf_model_options model; /* batch: of each replica; forward_only: a step is mf_model_loss alone */
     mf_mesh_spec mesh;
     mf_layout layout;
-    int threads;   /* per rank */
-    int64_t steps; /* that are timed; one more before them warms up */
+    int threads;        /* per rank */
+    int64_t accumulate; /* micro-batches a step; 0: one */
+    int64_t steps;      /* that are timed; one more before them warms up */
+    mf_trace *trace;    /* NULL, or what rank 0's last step is added to, or the dry rank's */
 } mf_measure_options;
 
 typedef struct mf_measure_result {

@@ -29,6 +29,7 @@ typedef struct command {
     bool measured;            /* all inputs were good */
     mf_bench_case *at_work;   /* what all ranks measure now */
     mf_measure_result result; /* of it */
+    mf_cluster *machine;      /* NULL: not calibrated */
 } command;
 
 static void add_inputs(settings *s, mf_flag_table *t) {
@@ -211,6 +212,7 @@ static mf_status prepare(command *c) {
                           .steps = (int)s->steps};
     MF_TRY(make_cases(c));
     MF_TRY(check_outputs(s));
+    MF_TRY(mf_machine_load(&c->machine));
     return mf_run_settings_mpi(&s->run) ? MF_OK : limit_memory();
 }
 
@@ -299,9 +301,10 @@ static mf_status run(command *c) {
     return all_rounds(c, NULL);
 }
 
-static mf_status report(const command *c) {
+static mf_status report(command *c) {
     const settings *s = &c->s;
     if (!c->reports) return MF_OK;
+    MF_TRY(mf_bench_predict(&c->bench, c->machine, !s->run.no_borrow));
     if (!to_stdout(s->json) && !to_stdout(s->csv)) mf_bench_print(&c->bench);
     if (s->json) MF_TRY(mf_bench_write_json(&c->bench, s->json));
     if (s->csv) MF_TRY(mf_bench_write_csv(&c->bench, s->csv));
@@ -326,6 +329,7 @@ int mf_command_bench(int argc, char **argv) {
     int code = status ? mf_report_error(status) : 0;
     if (status && c.measured) code = 1; /* what failed was an output */
     if (c.s.run.launched && status) mf_abort_peers(code);
+    mf_host_free(c.machine);
     mf_measure_free(&c.result);
     mf_bench_free(&c.bench);
     mf_flags_free(&c.flags);

@@ -40,10 +40,10 @@ static json_t *measured(const mf_bench *b, const mf_bench_case *c) {
                               f.step_s_max, "all", all_steps(b, c));
     json_t *moved = json_pack("{s:f, s:f, s:f, s:o}", "most", f.moved_most, "mean", f.moved, "predicted",
                               f.predicted, "by_op", transfers(c));
-    return json_pack("{s:o, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "step_s", times, "tokens_per_s",
+    return json_pack("{s:o, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o}", "step_s", times, "tokens_per_s",
                      f.tokens_per_s, "flops_per_step", c->first.flops, "peak_flops", f.peak_flops,
                      "flops_share_of_peak", f.flops_share, "exposed_share", f.exposed, "moved_bytes", moved,
-                     "ranks", ranks);
+                     "ranks", ranks, "predicted", mf_prediction_json(&c->options.mesh, &c->dry));
 }
 
 static json_t *refused(const mf_bench_case *c) {
@@ -112,8 +112,8 @@ static void csv_head(FILE *out) {
 }
 
 static void csv_figures(FILE *out, const mf_bench_figures *f) {
-    fprintf(out, ",%lld", (long long)f->memory->peak_total);
-    for (int k = 0; k < MF_CATEGORIES; k++) fprintf(out, ",%lld", (long long)f->memory->peak[k]);
+    fprintf(out, ",%lld", (long long)f->rank->memory.peak_total);
+    for (int k = 0; k < MF_CATEGORIES; k++) fprintf(out, ",%lld", (long long)f->rank->memory.peak[k]);
     fprintf(out, ",%.0f,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g\n", f->moved_most, DIGITS, f->moved, DIGITS,
             f->predicted, DIGITS, f->step_s, DIGITS, f->step_s_min, DIGITS, f->step_s_max, DIGITS,
             f->tokens_per_s, DIGITS, f->flops_share, DIGITS, f->exposed);

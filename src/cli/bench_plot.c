@@ -2,6 +2,7 @@
 #include "cli/bench_plot.h"
 
 #include "cli/bench_report.h"
+#include "cli/colours.h"
 #include "meshfold/io.h"
 
 #include <errno.h>
@@ -24,9 +25,9 @@ typedef struct plot {
     const char *part_name;
 } plot;
 
-static double peak(const mf_bench_figures *f) { return (double)f->memory->peak_total; }
+static double peak(const mf_bench_figures *f) { return (double)f->rank->memory.peak_total; }
 static double in_flight(const mf_bench_figures *f) {
-    return (double)(f->memory->peak[MF_STREAM] + f->memory->peak[MF_EXCHANGE]);
+    return (double)(f->rank->memory.peak[MF_STREAM] + f->rank->memory.peak[MF_EXCHANGE]);
 }
 static double step_time(const mf_bench_figures *f) { return f->step_s; }
 static double moved(const mf_bench_figures *f) { return f->moved_most; }
@@ -37,11 +38,6 @@ static const plot plots[] = {
     {"time", "Time of a step, median", true, step_time, NULL, NULL},
     {"bytes", "Bytes that a rank sends or reads in place in a step", false, moved, NULL, NULL}};
 enum { PLOTS = sizeof plots / sizeof *plots };
-
-/* Okabe and Ito's, which the colour-blind can tell apart; black last. */
-static const char *const colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
-                                      "#e69f00", "#56b4e9", "#7f7f7f", "#000000"};
-enum { COLOURS = sizeof colours / sizeof *colours };
 
 /* NAN where nothing was measured. */
 static double value_at(const mf_bench *b, int length, int mesh, figure *value) {
@@ -142,7 +138,7 @@ static void write_x_axis(const mf_bench *b, FILE *out) {
 }
 
 static void write_line(const mf_bench *b, const plot *p, int column, const char *how, FILE *out) {
-    const char *colour = colours[(column - 2) % b->meshes % COLOURS];
+    const char *colour = mf_colours[(column - 2) % b->meshes % MF_COLOURS];
     fprintf(out, ", \\\n  \"%s.dat\" using 1:($%d > 0 ? $%d / %.0f : NaN) with %s lc rgb \"%s\"", p->name,
             column, column, unit_of(b, p).size, how, colour);
 }

@@ -52,7 +52,7 @@ static void print_memory(const mf_bench *b, int length, int width) {
             print_refused(c);
             continue;
         }
-        const mf_memory_stats *m = mf_bench_figures_of(b, c).memory;
+        const mf_memory_stats *m = &mf_bench_figures_of(b, c).rank->memory;
         printf(" %10s", mf_bytes_text((double)m->peak_total, text));
         for (int k = 0; k < MF_CATEGORIES; k++)
             printf(" %*s", category_width(k), mf_bytes_text((double)m->peak[k], text));
@@ -99,6 +99,33 @@ static void print_transfers(const mf_bench *b, int length, int width) {
     }
 }
 
+/* Of the rank that needs most: what a dry run of it says, and what was measured. */
+static void print_prediction(const mf_bench_case *c, const mf_bench_figures *f, int width) {
+    char text[4][32];
+    double real_moved = mf_moved(f->rank), dry_moved = mf_moved(&c->dry.rank);
+    bool same = real_moved == dry_moved &&
+                memcmp(&c->dry.rank.memory, &f->rank->memory, sizeof c->dry.rank.memory) == 0;
+    printf("  %-*s %10s %10s %12s %12s  %-7s %9.3f s", width, c->mesh,
+           mf_bytes_text((double)f->rank->memory.peak_total, text[0]),
+           mf_bytes_text((double)c->dry.rank.memory.peak_total, text[1]), mf_bytes_text(real_moved, text[2]),
+           mf_bytes_text(dry_moved, text[3]), same ? "equal" : "DIFFER", f->step_s);
+    if (c->dry.step_s > 0)
+        printf(" %9.3f s %+7.1f%%\n", c->dry.step_s, 100 * (c->dry.step_s / f->step_s - 1));
+    else
+        printf(" %11s\n", "unknown");
+}
+
+static void print_predictions(const mf_bench *b, int length, int width) {
+    printf("  %-*s %10s %10s %12s %12s  %-7s %11s %11s %8s\n", width, "mesh", "peak", "dry", "moved", "dry",
+           "", "step", "predicted", "error");
+    for (int i = 0; i < b->meshes; i++) {
+        const mf_bench_case *c = mf_bench_at(b, length, i);
+        if (c->refused) continue;
+        mf_bench_figures f = mf_bench_figures_of(b, c);
+        print_prediction(c, &f, width);
+    }
+}
+
 static bool any_moved(const mf_bench *b, int length) {
     mf_bench_transfer t;
     for (int i = 0; i < b->meshes; i++) {
@@ -124,8 +151,11 @@ void mf_bench_print(const mf_bench *b) {
         if (!any_measured(b, i)) continue;
         printf("\n%lld tokens: a step; bytes moved by the rank that moves most\n", seq);
         print_steps(b, i, width);
-        if (!any_moved(b, i)) continue;
-        printf("\n%lld tokens: bytes moved in a step, mean over ranks\n", seq);
-        print_transfers(b, i, width);
+        if (any_moved(b, i)) {
+            printf("\n%lld tokens: bytes moved in a step, mean over ranks\n", seq);
+            print_transfers(b, i, width);
+        }
+        printf("\n%lld tokens: the rank that needs most, beside a dry run of it\n", seq);
+        print_predictions(b, i, width);
     }
 }

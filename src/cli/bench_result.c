@@ -146,13 +146,12 @@ static double all_predicted(const mf_volume *v) {
 }
 
 mf_bench_figures mf_bench_figures_of(const mf_bench *b, const mf_bench_case *c) {
-    mf_bench_figures f = {.memory = &c->first.rank[0].memory,
-                          .predicted = all_predicted(&c->predicted),
-                          .exposed = median_exposed(c)};
+    mf_bench_figures f = {
+        .rank = c->first.rank, .predicted = all_predicted(&c->predicted), .exposed = median_exposed(c)};
     for (int i = 0; i < c->first.ranks; i++) {
         const mf_rank_report *r = &c->first.rank[i];
         double bytes = moved_by(r);
-        if (r->memory.peak_total > f.memory->peak_total) f.memory = &r->memory;
+        if (r->memory.peak_total > f.rank->memory.peak_total) f.rank = r;
         if (bytes > f.moved_most) f.moved_most = bytes;
         f.moved += bytes / c->first.ranks;
     }
@@ -187,4 +186,14 @@ bool mf_bench_transfer_at(const mf_bench_case *c, int index, mf_bench_transfer *
             if (counts(out->axis, op) && moved && index-- == 0) return true;
         }
     return false;
+}
+
+mf_status mf_bench_predict(mf_bench *b, const mf_cluster *machine, bool borrows) {
+    for (int i = 0; i < b->lengths * b->meshes; i++) {
+        mf_bench_case *c = &b->cases[i];
+        if (c->refused) continue;
+        int rank = mf_bench_figures_of(b, c).rank->rank;
+        MF_TRY(mf_predict(machine, &c->options, borrows, rank, &c->dry));
+    }
+    return MF_OK;
 }

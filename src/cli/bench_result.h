@@ -4,7 +4,7 @@
 #ifndef MF_CLI_BENCH_RESULT_H
 #define MF_CLI_BENCH_RESULT_H
 
-#include "meshfold/train.h"
+#include "cli/predict.h"
 
 enum { MF_BENCH_ROUNDS = 64, MF_BENCH_STEPS = 64, MF_BENCH_LENGTHS = 64 };
 
@@ -20,6 +20,7 @@ typedef struct mf_bench_case {
     double peak_flops[MF_BENCH_ROUNDS]; /* as probed before each */
     mf_measure_result first;            /* round; memory and bytes are the same in all */
     mf_volume predicted;
+    mf_prediction dry; /* of the rank with the largest peak */
 } mf_bench_case;
 
 typedef struct mf_bench {
@@ -37,10 +38,12 @@ static inline mf_bench_case *mf_bench_at(const mf_bench *b, int length, int mesh
 mf_status mf_bench_add(const mf_bench *bench, mf_bench_case *to, mf_measure_result *result);
 /* This thread's last error is why the case has no figures. */
 void mf_bench_refuse(mf_bench_case *c);
+/* Runs every measured case dry. machine: the one at hand, or NULL. */
+mf_status mf_bench_predict(mf_bench *bench, const mf_cluster *machine, bool borrows);
 void mf_bench_free(mf_bench *bench);
 
 typedef struct mf_bench_figures {
-    const mf_memory_stats *memory;         /* of the rank with the largest peak; points into the case */
+    const mf_rank_report *rank;            /* the one with the largest peak; points into the case */
     double moved_most, moved, predicted;   /* bytes of a step: the largest rank's, and means over ranks */
     double step_s, step_s_min, step_s_max; /* step_s: the median */
     double tokens_per_s, peak_flops, flops_share, exposed; /* peak: the median of all probes of this mesh */

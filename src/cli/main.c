@@ -13,6 +13,7 @@ static const struct command {
     {"verify", "compare loss and gradients of one model on several meshes", mf_command_verify},
     {"bench", "measure one model under many layouts, side by side", mf_command_bench},
     {"plan", "run a step dry on a described cluster: what fits, how fast", mf_command_plan},
+    {"calibrate", "measure the machine at hand, for plan", mf_command_calibrate},
     {"info", "what this build has and what this machine offers", mf_command_info},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };

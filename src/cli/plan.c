@@ -1,30 +1,28 @@
-/* plan.c: `meshfold plan`: steps run dry on a described cluster, side by side, the fastest that fits first.
+/* plan.c: `meshfold plan`: steps run dry on a described cluster: of the meshes that were given, or of all
+ * that so many ranks can make. The fastest that fits comes first.
  */
 #include "cli/commands.h"
-#include "cli/rank_json.h"
+#include "cli/machine.h"
+#include "cli/plan_analytic.h"
+#include "cli/plan_table.h"
+#include "cli/plan_validate.h"
+#include "cli/predict.h"
 #include "cli/run_settings.h"
-#include "cli/text.h"
-#include "meshfold/plan.h"
+#include "cli/trace_file.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { RANKS_MOST = 1 << 20, LONGEST_OF = 5 };
+
 typedef struct settings {
     mf_run_settings run;
-    const char *cluster;
+    const char *cluster, *html, *trace;
     mf_words mesh;
-    int64_t seq, batch;
-    bool forward, borrow, json;
+    int64_t seq, batch, ranks, top, rounds;
+    bool forward, train, borrow, json, explain, longest, analytic, validate;
 } settings;
-
-/* A layout, and what became of it. */
-typedef struct candidate {
-    const char *mesh;
-    mf_measure_options options;
-    mf_plan_result plan;
-    mf_status refused;
-    char why[sizeof((mf_error *)0)->message];
-} candidate;
 
 typedef struct command {
     settings s;
@@ -32,39 +30,88 @@ typedef struct command {
     mf_flags flags;
     mf_cluster cluster;
     mf_model_options model;
-    candidate *candidate; /* [count] best first */
+    mf_search_options search;
+    mf_search_result found;
+    mf_plan_row *row; /* [count] best first */
     int count;
+    mf_longest *longest; /* [longests] of the first rows */
+    int longests, enough;
 } command;
 
-static void describe(command *c) {
-    settings *s = &c->s;
-    mf_flag_table *t = &c->table;
+static void describe_model(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Model");
     mf_run_settings_add_model(&s->run, t, false);
     mf_table_add(t, MF_INT("seq", &s->seq, "4096", 1, 1 << 28, "tokens of a sequence"));
-    mf_table_add(t, MF_INT("batch", &s->batch, "1", 1, 1 << 20, "sequences of each dp replica"));
+    mf_table_add(t, MF_INT("batch", &s->batch, "1", 1, 1 << 20,
+                           "sequences of each dp replica: more replicas do more, which tokens/s counts"));
     mf_run_settings_add_numbers(&s->run, t);
     mf_table_add(t, MF_SWITCH("forward", &s->forward, "the forward pass and the loss alone"));
+    mf_table_add(t, MF_SWITCH("train", &s->train, "a training step (default)"));
+}
+
+static void describe_cluster(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Cluster");
-    mf_flag cluster = MF_TEXT("cluster", &s->cluster, "FILE", "its description, as those in clusters/");
-    cluster.required = true;
-    mf_table_add(t, cluster);
+    mf_table_add(t,
+                 MF_TEXT("cluster", &s->cluster, "FILE",
+                         "its description, as those in clusters/ (default: the machine at hand, as meshfold "
+                         "calibrate found it)"));
+    mf_table_add(
+        t, MF_INT("ranks", &s->ranks, NULL, 1, RANKS_MOST,
+                  "how many; without --mesh, every mesh and layout that they can make is searched, in every "
+                  "mode of recomputation unless --recompute is given"));
     mf_table_add(t,
                  MF_SWITCH("borrow", &s->borrow, "ranks read each other's memory in place, as threads do"));
+}
+
+static void describe_layouts(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Layouts");
-    mf_run_settings_add_meshes(
-        &s->run, t, &s->mesh,
-        "single, or axes and their ranks, one mesh a word; the flags below may stand in "
-        "a mesh too, and else hold for every mesh that has a use for them");
+    mf_table_add(t,
+                 (mf_flag){.name = "mesh",
+                           .kind = MF_FLAG_LIST,
+                           .target = &s->mesh,
+                           .value_name = "MESH",
+                           .about = "single, or axes and their ranks, one mesh a word; the flags below may "
+                                    "stand in a mesh too, and else hold for every mesh that has a use for "
+                                    "them; a search keeps to layouts that have them"});
+    mf_run_settings_add_layout(&s->run, t);
+}
+
+static void describe_output(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Output");
+    mf_table_add(t, MF_INT("top", &s->top, "16", 1, 1 << 20, "layouts of a search to show"));
+    mf_table_add(t, MF_SWITCH("explain", &s->explain,
+                              "say why the first comes before the second, and before the best of each other "
+                              "kind"));
+    mf_table_add(t, MF_SWITCH("longest", &s->longest,
+                              "find the longest sequence that fits, of each mesh, or of a search's first 5, "
+                              "in steps of about 1024 tokens that all ranks share evenly"));
+    mf_table_add(t, MF_SWITCH("analytic", &s->analytic,
+                              "print the paper's formulas for this model on --ranks instead: no --cluster"));
+    mf_table_add(t, MF_SWITCH("validate", &s->validate,
+                              "run the same steps dry and real on the machine at hand, at 512 tokens, 1024 "
+                              "and so on to --seq, and print how far they are apart"));
+    mf_table_add(t, MF_INT("rounds", &s->rounds, "3", 1, MF_VALIDATE_ROUNDS,
+                           "of --validate: times that every step has its turn"));
     mf_table_add(t, MF_SWITCH("json", &s->json, "print one JSON object"));
+    mf_table_add(t,
+                 MF_TEXT("trace", &s->trace, "FILE",
+                         "also write the first layout's step as a trace for chrome://tracing or Perfetto"));
+    mf_table_add(t,
+                 MF_TEXT("html", &s->html, "FILE", "also write a page with the tables, and plots of them"));
+}
+
+static void describe(command *c) {
+    describe_model(&c->s, &c->table);
+    describe_cluster(&c->s, &c->table);
+    describe_layouts(&c->s, &c->table);
+    describe_output(&c->s, &c->table);
     c->flags =
         (mf_flags){.command = "meshfold plan",
-                   .usage = "--model PRESET|PATH --cluster FILE --mesh MESH... [flags]",
-                   .about = "runs a step dry on a described cluster: what fits, and how fast it would be",
-                   .groups = t->group,
-                   .group_count = t->groups};
-    mf_run_settings_begin(&s->run);
+                   .usage = "--model PRESET|PATH [--cluster FILE] --ranks N | --mesh MESH... [flags]",
+                   .about = "runs steps dry on a described cluster: what fits, and how fast it would be",
+                   .groups = c->table.group,
+                   .group_count = c->table.groups};
+    mf_run_settings_begin(&c->s.run);
 }
 
 static void help(const command *c) {
@@ -76,117 +123,132 @@ static void help(const command *c) {
            "are\n"
            "assumed: the file says which.\n"
            "\nExamples\n"
+           "  meshfold plan --model tsp-7b --dtype bf16 --seq 131072 --cluster clusters/h100.json --ranks 8 "
+           "--explain\n"
            "  meshfold plan --model tsp-7b --dtype bf16 --recompute block --seq 131072 --cluster "
            "clusters/h100.json \\\n"
-           "      --mesh tsp=8 tp=8,reduction=scatter tp=4,sp=2 sp=8,stream=gather\n"
-           "  meshfold plan --model config.json --cluster clusters/mi300x.json --mesh dp=16,tsp=8 --json\n");
+           "      --mesh tsp=8 tp=8,reduction=scatter tp=4,sp=2 sp=8,stream=gather --longest\n"
+           "  meshfold plan --model config.json --cluster clusters/mi300x.json --mesh dp=16,tsp=8 --json\n"
+           "  meshfold plan --model demo --mesh single tsp=2 --validate\n");
 }
 
-static mf_status plan_one(const command *c, const char *mesh, candidate *out) {
-    *out = (candidate){.mesh = mesh, .options = {.model = c->model, .threads = 1}};
-    MF_TRY(mf_run_settings_layout(&c->s.run, mesh, false, &out->options.mesh, &out->options.layout));
-    mf_status status = mf_model_check(&out->options.model, &out->options.layout, &out->options.mesh);
-    if (!status) return mf_plan(&c->cluster, &out->options, 0, c->s.borrow, &out->plan);
-    out->refused = status;
-    snprintf(out->why, sizeof out->why, "%s", mf_error_last()->message);
+static mf_status check_modes(const command *c) {
+    const settings *s = &c->s;
+    if (s->train && s->forward)
+        return MF_FAIL(MF_EINVAL, "--train and --forward: a step is one or the other");
+    if (s->explain && s->json)
+        return MF_FAIL(MF_EINVAL, "--explain is for people to read: give it without --json");
+    if (s->analytic && !s->ranks)
+        return MF_FAIL(MF_EINVAL, "--analytic needs --ranks: how many share the model");
+    if (s->analytic && (s->mesh.count || s->explain || s->longest || s->html))
+        return MF_FAIL(MF_EINVAL, "--analytic has rows of its own: give it without --mesh, --explain, "
+                                  "--longest and --html");
+    if (s->validate && (s->analytic || s->explain || s->longest || s->html || s->trace || s->ranks))
+        return MF_FAIL(MF_EINVAL, "--validate has a table of its own: give it without --ranks, --analytic, "
+                                  "--explain, --longest, --html and --trace");
+    if (s->validate && s->cluster)
+        return MF_FAIL(MF_EINVAL, "--validate is about the machine at hand: give it without --cluster");
     return MF_OK;
 }
 
-/* What fits before what does not, what can be before what can't; then by speed, or by how little is missing.
- */
-static int better_first(const void *left, const void *right) {
-    const candidate *a = left, *b = right;
-    bool a_refused = a->refused != MF_OK, b_refused = b->refused != MF_OK;
-    if (a_refused != b_refused) return a_refused - b_refused;
-    if (a->plan.fits != b->plan.fits) return b->plan.fits - a->plan.fits;
-    if (!a->plan.fits && a->plan.short_by_bytes != b->plan.short_by_bytes)
-        return a->plan.short_by_bytes < b->plan.short_by_bytes ? -1 : 1;
-    return (a->plan.tokens_per_s < b->plan.tokens_per_s) - (a->plan.tokens_per_s > b->plan.tokens_per_s);
+static mf_status check_flags(const command *c) {
+    const settings *s = &c->s;
+    MF_TRY(check_modes(c));
+    if (s->analytic || s->validate) return MF_OK;
+    if (!s->mesh.count && !s->ranks)
+        return MF_FAIL(MF_EINVAL,
+                       "meshfold plan needs --mesh, or --ranks to search for one; see meshfold plan --help");
+    if (s->mesh.count && mf_flags_given(&c->flags, "top"))
+        return MF_FAIL(MF_EINVAL, "--top is for a search: of --mesh all are shown");
+    return MF_OK;
+}
+
+/* The machine at hand reads peers' memory in place, as its threads do. */
+static mf_status find_cluster(command *c) {
+    mf_cluster *machine = NULL;
+    if (c->s.cluster) return mf_blame("--cluster", mf_cluster_load(c->s.cluster, &c->cluster));
+    MF_TRY(mf_machine_load(&machine));
+    if (!machine)
+        return MF_FAIL(MF_EINVAL, "meshfold plan needs --cluster, or meshfold calibrate to have measured the "
+                                  "machine at hand");
+    c->cluster = *machine;
+    c->s.borrow = true;
+    mf_host_free(machine);
+    return MF_OK;
 }
 
 static mf_status prepare(command *c) {
     const settings *s = &c->s;
+    MF_TRY(check_flags(c));
     MF_TRY(mf_run_settings_model(&s->run, "meshfold plan", &c->model));
     c->model.batch = s->batch;
     c->model.tokens = s->seq;
     c->model.forward_only = s->forward;
-    MF_TRY(mf_blame("--cluster", mf_cluster_load(s->cluster, &c->cluster)));
-    return mf_host_alloc((size_t)s->mesh.count, sizeof *c->candidate, &c->candidate);
+    return s->analytic ? MF_OK : find_cluster(c);
 }
 
-static mf_status plan_all(command *c) {
-    MF_TRY(prepare(c));
-    for (; c->count < c->s.mesh.count; c->count++)
-        MF_TRY(plan_one(c, c->s.mesh.items[c->count], &c->candidate[c->count]));
-    qsort(c->candidate, (size_t)c->count, sizeof *c->candidate, better_first);
+static mf_status plan_one(const command *c, const char *mesh, mf_plan_row *out) {
+    *out = (mf_plan_row){.options = {.model = c->model, .threads = 1}};
+    snprintf(out->mesh, sizeof out->mesh, "%s", mesh);
+    MF_TRY(mf_run_settings_layout(&c->s.run, mesh, false, &out->options.mesh, &out->options.layout));
+    int ranks = mf_mesh_ranks(&out->options.mesh);
+    if (c->s.ranks && ranks != c->s.ranks)
+        return MF_FAIL(MF_EINVAL, "--mesh %s is %d rank%s, but --ranks is %lld", mesh, ranks,
+                       ranks == 1 ? "" : "s", (long long)c->s.ranks);
+    out->refused = mf_model_check(&out->options.model, &out->options.layout, &out->options.mesh);
+    if (!out->refused) return mf_plan(&c->cluster, &out->options, 0, c->s.borrow, &out->plan);
+    snprintf(out->why, sizeof out->why, "%s", mf_error_last()->message);
     return MF_OK;
 }
 
-static double sent(const mf_rank_report *r) {
-    double bytes = 0;
-    for (int g = 0; g < r->groups; g++)
-        for (int op = 0; op < MF_COMM_OPS; op++) bytes += (double)r->group[g].stat[op].bytes;
-    return bytes;
+static int better_first(const void *left, const void *right) { return mf_plan_row_compare(left, right); }
+
+static mf_status plan_given(command *c) {
+    MF_TRY(mf_host_alloc((size_t)c->s.mesh.count, sizeof *c->row, &c->row));
+    for (; c->count < c->s.mesh.count; c->count++)
+        MF_TRY(plan_one(c, c->s.mesh.items[c->count], &c->row[c->count]));
+    qsort(c->row, (size_t)c->count, sizeof *c->row, better_first);
+    return MF_OK;
 }
 
-static const char *verdict(const candidate *k, char out[48]) {
-    char missing[32];
-    if (k->refused) return "impossible";
-    if (k->plan.fits) return "fits";
-    snprintf(out, 48, "short by %s", mf_bytes_text(k->plan.short_by_bytes, missing));
-    return out;
-}
-
-static void print_row(const candidate *k, int width) {
-    char text[7][32], fits[48];
-    const mf_plan_result *p = &k->plan;
-    const int64_t *peak = p->rank.memory.peak;
-    if (k->refused) {
-        printf("%-*s  impossible: %s\n", width, k->mesh, k->why);
-        return;
+static mf_status take_found(command *c) {
+    MF_TRY(mf_host_alloc((size_t)c->found.count, sizeof *c->row, &c->row));
+    for (; c->count < c->found.count; c->count++) {
+        const mf_found *found = &c->found.found[c->count];
+        mf_plan_row *row = &c->row[c->count];
+        snprintf(row->mesh, sizeof row->mesh, "%s", found->mesh);
+        row->options = found->options;
+        row->plan = found->plan;
     }
-    double state = (double)(peak[MF_WEIGHTS] + peak[MF_GRADS] + peak[MF_OPTIMIZER]);
-    printf("%-*s  %-19s %10s %10s %11s %10s  %9.3g s %9s %7.0f%% %10s %7.0f%%\n", width, k->mesh,
-           verdict(k, fits), mf_bytes_text((double)p->rank.memory.peak_total, text[0]),
-           mf_bytes_text(state, text[1]), mf_bytes_text((double)peak[MF_ACTIVATIONS], text[2]),
-           mf_bytes_text((double)(peak[MF_STREAM] + peak[MF_EXCHANGE]), text[3]), p->step_s,
-           mf_rate_text(p->tokens_per_s, text[4]), 100 * p->flops_share,
-           mf_bytes_text(sent(&p->rank), text[5]), 100 * p->exposed_s / p->step_s);
+    return MF_OK;
 }
 
-static void print_table(const command *c) {
-    const settings *s = &c->s;
-    char memory[32], params[32];
-    int width = 4;
-    for (int i = 0; i < c->count; i++) width = (int)mf_max(width, (int64_t)strlen(c->candidate[i].mesh));
-    printf("model    %s: %s parameters, %s, recompute %s; %s of %lld sequence%s of %lld tokens a replica\n",
-           s->run.model, mf_rate_text((double)mf_config_params(&c->model.config), params), s->run.dtype,
-           s->run.recompute, s->forward ? "forward" : "training step", (long long)s->batch,
-           mf_plural(s->batch), (long long)s->seq);
-    printf("cluster  %s: %s, %s each\n\n", c->cluster.name, c->cluster.device,
-           mf_bytes_text(c->cluster.memory_bytes, memory));
-    printf("%-*s  %-19s %10s %10s %11s %10s  %11s %9s %8s %10s %8s\n", width, "mesh", "", "peak", "state",
-           "activations", "in flight", "step", "tokens/s", "of peak", "sent", "exposed");
-    for (int i = 0; i < c->count; i++) print_row(&c->candidate[i], width);
-    printf("\nOf rank 0; its peers are taken to be where it is. Workspace is the CPU's.\n");
+static mf_status plan_search(command *c) {
+    mf_machine machine;
+    MF_TRY(mf_machine_look(&machine));
+    c->search = (mf_search_options){.model = c->model,
+                                    .words = mf_run_settings_words(&c->s.run),
+                                    .any_recompute = !mf_flags_given(&c->flags, "recompute"),
+                                    .borrows = c->s.borrow,
+                                    .ranks = (int)c->s.ranks,
+                                    .threads = mf_machine_workers(&machine)};
+    MF_TRY(mf_search(&c->cluster, &c->search, &c->found));
+    MF_TRY(take_found(c));
+    return c->row[0].plan.fits ? MF_OK : mf_search_enough(&c->cluster, &c->search, RANKS_MOST, &c->enough);
 }
 
-static json_t *as_json(const candidate *k) {
-    const mf_plan_result *p = &k->plan;
-    if (k->refused) return json_pack("{s:s, s:b, s:s}", "layout", k->mesh, "fits", 0, "why", k->why);
-    return json_pack("{s:s, s:o, s:b, s:f, s:f, s:f, s:f, s:f, s:[o]}", "layout", k->mesh, "mesh",
-                     mf_mesh_json(&k->options.mesh), "fits", p->fits, "short_by_bytes", p->short_by_bytes,
-                     "step_s", p->step_s, "tokens_per_s", p->tokens_per_s, "flops_share_of_peak",
-                     p->flops_share, "exposed_s", p->exposed_s, "ranks",
-                     mf_rank_json(&k->options.mesh, &p->rank));
+static mf_status find_longest(command *c, int rows) {
+    MF_TRY(mf_host_alloc((size_t)rows, sizeof *c->longest, &c->longest));
+    for (; c->longests < rows; c->longests++) {
+        const mf_plan_row *row = &c->row[c->longests];
+        if (!row->refused)
+            MF_TRY(mf_plan_longest(&c->cluster, &row->options, c->s.borrow, &c->longest[c->longests]));
+    }
+    return MF_OK;
 }
 
-static mf_status print_json(const command *c) {
-    json_t *layouts = json_array();
-    for (int i = 0; i < c->count; i++) json_array_append_new(layouts, as_json(&c->candidate[i]));
-    json_t *out = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:o}", "cluster", c->cluster.name, "model",
-                            c->s.run.model, "dtype", c->s.run.dtype, "recompute", c->s.run.recompute, "seq",
-                            (json_int_t)c->s.seq, "batch", (json_int_t)c->s.batch, "layouts", layouts);
+static mf_status print_json(const mf_plan_table *table) {
+    json_t *out = mf_plan_json(table);
     if (!out) return MF_FAIL(MF_ENOMEM, "no memory for the report");
     json_dumpf(out, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     printf("\n");
@@ -194,11 +256,61 @@ static mf_status print_json(const command *c) {
     return MF_OK;
 }
 
-static mf_status run(command *c) {
-    MF_TRY(plan_all(c));
-    if (c->s.json) return print_json(c);
-    print_table(c);
+static mf_status trace_first(const command *c) {
+    mf_status status = MF_OK;
+    mf_trace trace = {0};
+    mf_plan_result plan;
+    char name[256];
+    mf_measure_options options = c->row[0].options;
+    if (c->row[0].refused) return MF_FAIL(MF_EINVAL, "--trace: no layout can be run");
+    options.trace = &trace;
+    snprintf(name, sizeof name, "rank 0 of %s, predicted", c->row[0].mesh);
+    MF_GO(mf_plan(&c->cluster, &options, 0, c->s.borrow, &plan));
+    MF_GO(mf_trace_write(&trace, name, c->s.trace));
+fail:
+    mf_trace_free(&trace);
+    return status;
+}
+
+static mf_status validate(const command *c) {
+    return mf_plan_validate(&(mf_validate_options){.machine = &c->cluster,
+                                                   .settings = &c->s.run,
+                                                   .meshes = &c->s.mesh,
+                                                   .model = c->model,
+                                                   .rounds = (int)c->s.rounds,
+                                                   .json = c->s.json});
+}
+
+static mf_status show(const command *c, int shown) {
+    bool searched = c->found.count > 0;
+    mf_plan_table table = {.cluster = &c->cluster,
+                           .model = c->s.run.model,
+                           .dtype = c->s.run.dtype,
+                           .options = c->model,
+                           .row = c->row,
+                           .count = shown,
+                           .tried = c->found.tried,
+                           .search = searched ? &c->found : NULL,
+                           .enough = c->enough,
+                           .longest = c->longest,
+                           .longests = c->longests};
+    if (c->s.trace) MF_TRY(trace_first(c));
+    if (c->s.html) MF_TRY(mf_plan_html(&table, c->s.html));
+    if (c->s.json) return print_json(&table);
+    mf_plan_print(&table);
+    if (c->s.explain) mf_plan_explain(c->row, c->count);
     return MF_OK;
+}
+
+static mf_status run(command *c) {
+    const settings *s = &c->s;
+    MF_TRY(prepare(c));
+    if (s->validate) return validate(c);
+    if (s->analytic) return mf_plan_analytic(&c->model, (int)s->ranks, s->json);
+    MF_TRY(s->mesh.count ? plan_given(c) : plan_search(c));
+    int shown = s->mesh.count ? c->count : (int)mf_min(s->top, c->count);
+    if (s->longest) MF_TRY(find_longest(c, s->mesh.count ? shown : (int)mf_min(shown, LONGEST_OF)));
+    return show(c, shown);
 }
 
 int mf_command_plan(int argc, char **argv) {
@@ -210,7 +322,9 @@ int mf_command_plan(int argc, char **argv) {
     else if (!status)
         status = run(&c);
     int code = status ? mf_report_error(status) : 0;
-    mf_host_free(c.candidate);
+    mf_search_free(&c.found);
+    mf_host_free(c.longest);
+    mf_host_free(c.row);
     mf_flags_free(&c.flags);
     return code;
 }

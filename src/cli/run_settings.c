@@ -73,16 +73,20 @@ void mf_run_settings_add_numbers(mf_run_settings *s, mf_flag_table *t) {
                      "what the backward pass computes again instead of keeping: more time, less memory"));
 }
 
-mf_status mf_run_settings_layout(const mf_run_settings *s, const char *mesh, bool only, mf_mesh_spec *spec,
-                                 mf_layout *layout) {
-    mf_layout_words words = {.stream = s->stream,
+mf_layout_words mf_run_settings_words(const mf_run_settings *s) {
+    return (mf_layout_words){.stream = s->stream,
                              .attention_stream = s->attention_stream,
                              .mlp_stream = s->mlp_stream,
                              .exchange = s->exchange,
                              .reduction = s->reduction,
                              .kv_bucket = s->kv_bucket,
-                             .zero = (int)s->zero,
-                             .strict = only};
+                             .zero = (int)s->zero};
+}
+
+mf_status mf_run_settings_layout(const mf_run_settings *s, const char *mesh, bool only, mf_mesh_spec *spec,
+                                 mf_layout *layout) {
+    mf_layout_words words = mf_run_settings_words(s);
+    words.strict = only;
     return mf_layout_parse(mesh, &words, spec, layout);
 }
 

@@ -40,6 +40,8 @@ void mf_run_settings_add_numbers(mf_run_settings *settings, mf_flag_table *table
  * which it has no use for is refused. */
 mf_status mf_run_settings_layout(const mf_run_settings *settings, const char *mesh, bool only,
                                  mf_mesh_spec *spec, mf_layout *layout);
+/* The flags' layout words; they last as long as the settings. */
+mf_layout_words mf_run_settings_words(const mf_run_settings *settings);
 /* Finds the model, and sets its type, recompute mode and seed. `command` names itself in errors. */
 mf_status mf_run_settings_model(const mf_run_settings *settings, const char *command, mf_model_options *out);
 /* Compute threads of each of so many ranks: --threads, or the cores divided by them. */

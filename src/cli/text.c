@@ -11,6 +11,18 @@ const char *mf_bytes_text(double bytes, char out[32]) {
     return out;
 }
 
+const char *mf_seconds_text(double seconds, char out[32]) {
+    if (seconds >= 999.5)
+        snprintf(out, 32, "%.0f s", seconds);
+    else if (seconds >= 0.0999995)
+        snprintf(out, 32, "%.3g s", seconds);
+    else if (seconds >= 0.0000999995)
+        snprintf(out, 32, "%.3g ms", 1e3 * seconds);
+    else
+        snprintf(out, 32, "%.3g us", 1e6 * seconds);
+    return out;
+}
+
 const char *mf_rate_text(double rate, char out[32]) {
     if (rate >= 1e9)
         snprintf(out, 32, "%.2fB", rate / 1e9);

@@ -1,5 +1,6 @@
 /* train.c: `meshfold train`. */
 #include "cli/commands.h"
+#include "cli/predict.h"
 #include "cli/run_folder.h"
 #include "cli/run_settings.h"
 #include "cli/train_report.h"
@@ -22,6 +23,7 @@ typedef struct command {
     mf_train_report report;
     json_t *resolved;
     char *save_to;
+    mf_cluster *machine; /* NULL: not calibrated */
 } command;
 
 static void add_inputs(settings *s, mf_flag_table *t) {
@@ -158,7 +160,9 @@ static void fill_options(command *c) {
                                   .resolved = c->resolved,
                                   .recompute = s->run.recompute,
                                   .dtype = s->run.dtype,
-                                  .options = o};
+                                  .options = o,
+                                  .machine = c->machine,
+                                  .borrows = !s->run.no_borrow};
 }
 
 static mf_status prepare(command *c) {
@@ -168,6 +172,7 @@ static mf_status prepare(command *c) {
     MF_TRY(fill_defaults(c));
     MF_TRY(mf_flags_resolved(&c->flags, &c->resolved));
     if (s->out) MF_TRY(mf_format(&c->save_to, "%s/model", s->out));
+    MF_TRY(mf_machine_load(&c->machine));
     fill_options(c);
     MF_TRY(mf_train_check(&c->options));
     if (s->out) MF_TRY(mf_run_folder_check(s->out, s->force));
@@ -191,6 +196,7 @@ static void free_all(command *c) {
     mf_report_close(&c->report);
     json_decref(c->resolved);
     mf_host_free(c->save_to);
+    mf_host_free(c->machine);
     mf_text_free(&c->text);
     mf_flags_free(&c->flags);
 }

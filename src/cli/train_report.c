@@ -1,6 +1,7 @@
 /* train_report.c: see train_report.h. */
 #include "cli/train_report.h"
 
+#include "cli/predict.h"
 #include "cli/rank_json.h"
 #include "cli/run_folder.h"
 #include "cli/text.h"
@@ -99,21 +100,33 @@ static mf_status evaluated(void *context, int64_t step, double loss) {
     return put(r, json_pack("{s:I, s:o}", "step", (json_int_t)step, "eval_loss", real(loss)));
 }
 
-static json_t *json_summary(const mf_train_report *r, const mf_train_summary *s) {
+static mf_status predict(const mf_train_report *r, mf_prediction *out) {
+    const mf_train_options *o = r->options;
+    const mf_measure_options options = {.model = o->model,
+                                        .mesh = o->mesh,
+                                        .layout = o->layout,
+                                        .threads = o->threads,
+                                        .accumulate = o->accumulate};
+    return mf_predict(r->machine, &options, r->borrows, 0, out);
+}
+
+static json_t *json_summary(const mf_train_report *r, const mf_train_summary *s,
+                            const mf_prediction *predicted) {
     const mf_train_options *o = r->options;
     json_t *mesh = mf_mesh_json(&o->mesh), *ranks = json_array();
     for (int i = 0; i < s->ranks; i++) json_array_append_new(ranks, mf_rank_json(&o->mesh, &s->rank[i]));
     json_t *loss = json_pack("{s:o, s:o, s:o}", "first", real(s->loss_first), "last", real(s->loss_last),
                              "eval", real(s->loss_eval));
     json_t *times = json_pack("{s:f, s:f}", "median", s->step_s_median, "min", s->step_s_min);
-    return json_pack(
-        "{s:o, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f, s:f, s:o}",
-        "mesh", mesh, "engine", s->engine, "device", s->device, "dtype", r->dtype, "recompute", r->recompute,
-        "seq", (json_int_t)o->model.tokens, "batch", (json_int_t)o->model.batch, "accumulate",
-        (json_int_t)o->accumulate, "threads", (json_int_t)o->threads, "steps", (json_int_t)s->steps,
-        "skipped", (json_int_t)s->skipped, "params", (json_int_t)s->params, "loss", loss, "step_s", times,
-        "tokens_per_s", s->tokens_per_s, "flops_per_step", s->flops_per_step, "peak_flops", s->peak_flops,
-        "flops_share_of_peak", s->flops_share, "ranks", ranks);
+    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f, "
+                     "s:f, s:o, s:o}",
+                     "mesh", mesh, "engine", s->engine, "device", s->device, "dtype", r->dtype, "recompute",
+                     r->recompute, "seq", (json_int_t)o->model.tokens, "batch", (json_int_t)o->model.batch,
+                     "accumulate", (json_int_t)o->accumulate, "threads", (json_int_t)o->threads, "steps",
+                     (json_int_t)s->steps, "skipped", (json_int_t)s->skipped, "params", (json_int_t)s->params,
+                     "loss", loss, "step_s", times, "tokens_per_s", s->tokens_per_s, "flops_per_step",
+                     s->flops_per_step, "peak_flops", s->peak_flops, "flops_share_of_peak", s->flops_share,
+                     "ranks", ranks, "predicted", mf_prediction_json(&o->mesh, predicted));
 }
 
 static void print_memory(const mf_train_summary *s) {
@@ -157,8 +170,10 @@ static void print_comm(const mf_train_summary *s) {
 static mf_status finished(void *context, const mf_train_summary *s) {
     mf_status status = MF_OK;
     mf_train_report *r = context;
-    json_t *summary = json_summary(r, s);
+    mf_prediction predicted;
     char rate[32];
+    MF_TRY(predict(r, &predicted));
+    json_t *summary = json_summary(r, s, &predicted);
     if (!summary) return MF_FAIL(MF_ENOMEM, "no memory for the summary");
     if (r->json) {
         json_dumpf(summary, stdout, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS));
@@ -166,6 +181,7 @@ static mf_status finished(void *context, const mf_train_summary *s) {
     } else {
         print_memory(s);
         if (s->ranks > 1) print_comm(s);
+        mf_prediction_print(&predicted, &s->rank[0], s->step_s_median);
         printf("\nloss %.4f -> %.4f, held out %.4f; %s tokens/s, %.0f%% of peak", s->loss_first, s->loss_last,
                s->loss_eval, mf_rate_text(s->tokens_per_s, rate), 100 * s->flops_share);
         if (s->skipped) printf("; %lld steps skipped", (long long)s->skipped);

@@ -2,7 +2,7 @@
 #ifndef MF_CLI_TRAIN_REPORT_H
 #define MF_CLI_TRAIN_REPORT_H
 
-#include "meshfold/train.h"
+#include "meshfold/plan.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -13,8 +13,10 @@ typedef struct mf_train_report {
     const json_t *resolved; /* what resolved.json is to hold; borrowed */
     const char *recompute, *dtype;
     const mf_train_options *options;
-    bool started;  /* all inputs were read on all ranks; the folder is there */
-    FILE *metrics; /* metrics.jsonl */
+    const mf_cluster *machine; /* the one at hand, where it was calibrated; NULL: it was not */
+    bool borrows;              /* ranks read each other's memory in place */
+    bool started;              /* all inputs were read on all ranks; the folder is there */
+    FILE *metrics;             /* metrics.jsonl */
 } mf_train_report;
 
 /* The observer that feeds `report`, which must outlive it. It makes the run's folder once the run has

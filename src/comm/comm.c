@@ -95,7 +95,8 @@ static mf_status transfer_alone(mf_comm *comm, const mf_transfer *t) {
 static double takes_s(const mf_comm *comm, const mf_transfer *t) {
     const mf_costs *costs = mf_costs_get();
     if (!costs || comm->size == 1) return 0;
-    mf_transfer_cost cost = {.op = mf_op_name(t->header.op),
+    mf_transfer_cost cost = {.name = mf_op_name(t->header.op),
+                             .op = t->header.op,
                              .bytes = (double)ring_bytes(comm, t),
                              .payload = (double)t->header.count * (double)t->header.element_bytes,
                              .ranks = comm->ranks,
@@ -122,6 +123,11 @@ static mf_status carry_out(mf_comm *comm, const mf_transfer *t) {
     return MF_OK;
 }
 
+/* Where a trace is held: what this rank sent, and until when. */
+static void trace_transfer(const mf_comm *comm, int op, int64_t bytes, double done_s, double took_s) {
+    if (comm->size > 1) mf_trace_add(comm->axis, mf_op_name(op), done_s - took_s, done_s, (double)bytes);
+}
+
 static mf_status transfer_now(mf_comm *comm, mf_transfer *t) {
     mf_comm_stat *stat = &comm->stats[t->header.op];
     double start = mf_now_s();
@@ -130,6 +136,7 @@ static mf_status transfer_now(mf_comm *comm, mf_transfer *t) {
     double elapsed = mf_now_s() - start;
     stat->total_s += elapsed;
     stat->exposed_s += elapsed;
+    if (mf_trace_held()) trace_transfer(comm, t->header.op, ring_bytes(comm, t), start + elapsed, elapsed);
     return MF_OK;
 }
 
@@ -139,7 +146,8 @@ static mf_status run_slot(void *argument) {
     double start = mf_now_s();
     if (comm->world->engine->transfer(comm, MF_LANE_REQUESTS, &slot->transfer))
         return mf_world_fail(comm->world);
-    slot->elapsed_s = mf_now_s() - start;
+    slot->done_s = mf_now_s();
+    slot->elapsed_s = slot->done_s - start;
     return MF_OK;
 }
 
@@ -172,14 +180,21 @@ static void keep_offsets(const mf_comm *comm, mf_slot *slot) {
     if (t->send_offsets) t->send_offsets = memcpy(own + n, t->send_offsets, n * sizeof *own);
 }
 
+static void wait_dry(mf_comm *comm, const mf_slot *slot) {
+    double now = mf_now_s();
+    mf_clock_advance(slot->done_s - now);
+    comm->stats[slot->transfer.header.op].exposed_s += mf_now_s() - now;
+}
+
 /* A request that nothing carries out: only when it would be done is known. */
 static mf_status transfer_dry(mf_comm *comm, const mf_transfer *t, mf_request *request) {
     MF_TRY(reserve_slots(comm));
     mf_slot *slot = slot_find(comm, 0);
     if (!slot) return MF_FAIL(MF_ECOMM, "axis %s: more than %d requests outstanding", comm->axis, MF_SLOTS);
     slot->transfer = *t;
+    slot->bytes = ring_bytes(comm, t);
     slot->done_s = send_dry(comm, t, &slot->elapsed_s);
-    if (mf_costs_get() && !mf_costs_get()->overlaps) mf_clock_advance(slot->done_s - mf_now_s());
+    if (mf_costs_get() && !mf_costs_get()->overlaps) wait_dry(comm, slot);
     slot->ticket = ++comm->sequence[MF_LANE_REQUESTS];
     *request = (mf_request){.ticket = slot->ticket, .op = t->header.op};
     return MF_OK;
@@ -192,6 +207,7 @@ static mf_status transfer_later(mf_comm *comm, const mf_transfer *t, mf_request 
     slot->comm = comm;
     slot->transfer = *t;
     slot->transfer.header.sequence = ++comm->sequence[MF_LANE_REQUESTS];
+    slot->bytes = ring_bytes(comm, t);
     keep_offsets(comm, slot);
     MF_TRY(mf_worker_post(comm->worker, run_slot, slot, &slot->ticket));
     *request = (mf_request){.ticket = slot->ticket, .op = t->header.op};
@@ -314,9 +330,10 @@ mf_status mf_shift(mf_comm *comm, const void *send, size_t send_bytes, void *rec
 }
 
 static mf_status wait_for(mf_comm *comm, const mf_slot *slot) {
-    if (!comm->world->engine->moves_nothing) return mf_worker_wait(comm->worker, slot->ticket);
-    mf_clock_advance(slot->done_s - mf_now_s());
-    return MF_OK;
+    double start = mf_now_s();
+    mf_status status = mf_worker_wait(comm->worker, slot->ticket);
+    comm->stats[slot->transfer.header.op].exposed_s += mf_now_s() - start;
+    return status;
 }
 
 mf_status mf_finish(mf_comm *comm, mf_request *request) {
@@ -327,11 +344,13 @@ mf_status mf_finish(mf_comm *comm, mf_request *request) {
         MF_FAIL(MF_EINVAL, "axis %s: mf_finish of a request that it did not start", comm->axis);
         return mf_comm_give_up(comm->world);
     }
-    mf_comm_stat *stat = &comm->stats[slot->transfer.header.op];
-    double start = mf_now_s();
-    mf_status status = wait_for(comm, slot);
-    stat->exposed_s += mf_now_s() - start;
-    stat->total_s += slot->elapsed_s;
+    mf_status status = MF_OK;
+    if (comm->world->engine->moves_nothing)
+        wait_dry(comm, slot);
+    else
+        status = wait_for(comm, slot);
+    comm->stats[slot->transfer.header.op].total_s += slot->elapsed_s;
+    trace_transfer(comm, slot->transfer.header.op, slot->bytes, slot->done_s, slot->elapsed_s);
     slot->ticket = 0;
     return status ? mf_comm_give_up(comm->world) : MF_OK;
 }

@@ -85,9 +85,9 @@ enum { MF_SLOTS = 64 };
 typedef struct mf_slot {
     struct mf_comm *comm;
     mf_transfer transfer;
-    uint64_t ticket; /* 0: free */
-    double elapsed_s;
-    double done_s; /* where nothing moves: when it would have */
+    uint64_t ticket;          /* 0: free */
+    int64_t bytes;            /* that this rank sends */
+    double done_s, elapsed_s; /* by the clock; where nothing moves, when it would have */
 } mf_slot;
 
 /* Used by its rank's thread only; requests read what does not change. */
@@ -107,8 +107,6 @@ struct mf_comm {
     size_t *parts;        /* [size + 1] the offsets of the reduce-scatter that is being called */
     void *state;          /* the engine's */
 };
-
-const char *mf_op_name(int op);
 
 /* Every operation opens with this: it fails when another rank has, or when a test wants it to. */
 mf_status mf_comm_enter(mf_world *world, int op, const char *axis);

@@ -86,6 +86,7 @@ static mf_status await_try(mf_comm *comm, int peer, int slot, uint64_t value) {
     stat->calls++;
     stat->exposed_s += elapsed;
     stat->total_s += elapsed;
+    mf_trace_add(comm->axis, "await", start, start + elapsed, 0);
     return MF_OK;
 }
 

@@ -36,6 +36,49 @@ void mf_device_destroy(mf_device *device) {
 mf_memory *mf_device_memory(mf_device *device) { return device->memory; }
 double mf_device_flops(const mf_device *device) { return device->flops; }
 
+static const char *const operation_names[MF_OPERATIONS] = {"gemm",
+                                                           "attention_forward",
+                                                           "attention_backward",
+                                                           "attention_delta",
+                                                           "rmsnorm_forward",
+                                                           "rmsnorm_backward",
+                                                           "rope",
+                                                           "rope_table",
+                                                           "swiglu_forward",
+                                                           "swiglu_backward",
+                                                           "embed_forward",
+                                                           "embed_backward",
+                                                           "xent_begin",
+                                                           "xent_update",
+                                                           "xent_merge",
+                                                           "xent_grad",
+                                                           "xent_loss",
+                                                           "adamw",
+                                                           "sum_squares",
+                                                           "cast",
+                                                           "add",
+                                                           "accumulate",
+                                                           "fill",
+                                                           "fill_normal",
+                                                           "zero",
+                                                           "copy_rows"};
+
+const char *mf_operation_name(mf_operation operation) { return operation_names[operation]; }
+
+/* Returns what `call` returns; it is a span of the trace, where one is held. */
+#define RUN(operation, call)                                                                                 \
+    do {                                                                                                     \
+        double begin_ = begins();                                                                            \
+        return ran(operation, begin_, call);                                                                 \
+    } while (0)
+
+static double begins(void) { return mf_trace_held() ? mf_now_s() : 0; }
+
+static mf_status ran(mf_operation operation, double begin, mf_status status) {
+    if (mf_trace_held()) mf_trace_add("compute", operation_names[operation], begin, mf_now_s(), 0);
+    return status;
+}
+
 static bool row_distance_ok(int64_t ld, int64_t row) { return ld >= row; }
 
 /* rows x width elements, read at one row distance and written at another; of one row neither matters. */
@@ -62,7 +105,7 @@ mf_status mf_gemm(mf_device *device, const mf_gemm_args *a) {
         return MF_FAIL(MF_EINVAL, "matrix product of mixed types");
     if (a->m == 0 || a->n == 0) return MF_OK;
     device->flops += 2.0 * (double)a->m * (double)a->n * (double)a->k;
-    return device->ops->gemm(device, a);
+    RUN(MF_DO_GEMM, device->ops->gemm(device, a));
 }
 
 double mf_attention_pairs(const mf_attention_args *a) {
@@ -77,6 +120,33 @@ double mf_attention_pairs(const mf_attention_args *a) {
                 pairs += 0.5 * (double)(last - first + 1) * (double)((first - k0 + 1) + (last - k0 + 1));
             }
             if (whole < q1) pairs += (double)(q1 - whole) * (double)(k1 - k0);
+        }
+    }
+    return pairs * (double)a->batch * (double)a->heads;
+}
+
+/* Of tiles that end at q0 + rows, q0 + 2 rows, ..., `tiles` of them: the sum of the keys k0 .. k1 - 1 that
+ * each meets. */
+static double keys_met(int64_t q0, int64_t rows, int64_t tiles, int64_t k0, int64_t k1) {
+    int64_t first = mf_max(1, (mf_max(k0 - q0, 0)) / rows + 1); /* that meets any */
+    int64_t whole = mf_max(first, mf_ceil_div(mf_max(k1 - q0, 0), rows)), last = mf_min(tiles, whole - 1);
+    double sum = 0;
+    if (first <= last) {
+        double low = (double)(q0 + first * rows - k0), high = (double)(q0 + last * rows - k0);
+        sum += 0.5 * (double)(last - first + 1) * (low + high);
+    }
+    return sum + (double)mf_max(0, tiles - whole + 1) * (double)(k1 - k0);
+}
+
+double mf_attention_pairs_met(const mf_attention_args *a) {
+    double pairs = 0;
+    for (int i = 0; i < a->query_chunks; i++) {
+        int64_t q0 = a->queries[i].position, rows = a->queries[i].rows;
+        int64_t tiles = rows / MF_QUERY_TILE, rest = rows % MF_QUERY_TILE;
+        for (int j = 0; j < a->key_chunks; j++) {
+            int64_t k0 = a->keys[j].position, k1 = k0 + a->keys[j].rows;
+            pairs += MF_QUERY_TILE * keys_met(q0, MF_QUERY_TILE, tiles, k0, k1);
+            if (rest) pairs += (double)rest * keys_met(q0 + rows - rest, rest, 1, k0, k1);
         }
     }
     return pairs * (double)a->batch * (double)a->heads;
@@ -102,31 +172,33 @@ mf_status mf_attention_forward(mf_device *device, const mf_attention_args *a) {
     MF_TRY(check_attention(a));
     if (no_queries(a) || (a->merge && a->key_chunks == 0)) return MF_OK;
     device->flops += 4.0 * (double)a->head_dim * mf_attention_pairs(a);
-    return device->ops->attention_forward(device, a);
+    RUN(MF_DO_ATTENTION_FORWARD, device->ops->attention_forward(device, a));
 }
 
 mf_status mf_attention_backward(mf_device *device, const mf_attention_args *a) {
     MF_TRY(check_attention(a));
     if (no_queries(a) || a->key_chunks == 0) return MF_OK;
     device->flops += 10.0 * (double)a->head_dim * mf_attention_pairs(a);
-    return device->ops->attention_backward(device, a);
+    RUN(MF_DO_ATTENTION_BACKWARD, device->ops->attention_backward(device, a));
 }
 
 mf_status mf_attention_delta(mf_device *device, const mf_attention_args *a, float *delta) {
     MF_TRY(check_attention(a));
     if (a->batch == 0 || a->heads == 0 || a->tokens == 0) return MF_OK;
-    return device->ops->attention_delta(device, a, delta);
+    RUN(MF_DO_ATTENTION_DELTA, device->ops->attention_delta(device, a, delta));
 }
 
 mf_status mf_rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type, const void *x,
                              const float *weight, void *y) {
     MF_TRY(check_dense("rmsnorm", n, h));
-    return n == 0 ? MF_OK : device->ops->rmsnorm_forward(device, n, h, eps, type, x, weight, y);
+    if (n == 0) return MF_OK;
+    RUN(MF_DO_RMSNORM_FORWARD, device->ops->rmsnorm_forward(device, n, h, eps, type, x, weight, y));
 }
 
 mf_status mf_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args) {
     MF_TRY(check_dense("rmsnorm", args->n, args->h));
-    return args->n == 0 ? MF_OK : device->ops->rmsnorm_backward(device, args);
+    if (args->n == 0) return MF_OK;
+    RUN(MF_DO_RMSNORM_BACKWARD, device->ops->rmsnorm_backward(device, args));
 }
 
 static mf_status check_head(int64_t head_dim) {
@@ -140,24 +212,27 @@ mf_status mf_rope(mf_device *device, const mf_rope_args *args) {
     MF_TRY(check_dense("rope", args->batch, args->tokens));
     MF_TRY(check_rows("rope", args->batch * args->tokens, args->heads * args->head_dim, args->in_ld,
                       args->out_ld));
-    return device->ops->rope(device, args);
+    RUN(MF_DO_ROPE, device->ops->rope(device, args));
 }
 
 mf_status mf_rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
                         float *cos_sin) {
     MF_TRY(check_head(head_dim));
     MF_TRY(check_dense("rope table", rows, head_dim));
-    return rows == 0 ? MF_OK : device->ops->rope_table(device, first, rows, head_dim, theta, cos_sin);
+    if (rows == 0) return MF_OK;
+    RUN(MF_DO_ROPE_TABLE, device->ops->rope_table(device, first, rows, head_dim, theta, cos_sin));
 }
 
 mf_status mf_swiglu_forward(mf_device *device, const mf_swiglu_args *args) {
     MF_TRY(check_rows("swiglu", args->n, args->width, args->in_ld, args->width));
-    return args->n == 0 || args->width == 0 ? MF_OK : device->ops->swiglu_forward(device, args);
+    if (args->n == 0 || args->width == 0) return MF_OK;
+    RUN(MF_DO_SWIGLU_FORWARD, device->ops->swiglu_forward(device, args));
 }
 
 mf_status mf_swiglu_backward(mf_device *device, const mf_swiglu_args *args) {
     MF_TRY(check_rows("swiglu", args->n, args->width, args->in_ld, args->width));
-    return args->n == 0 || args->width == 0 ? MF_OK : device->ops->swiglu_backward(device, args);
+    if (args->n == 0 || args->width == 0) return MF_OK;
+    RUN(MF_DO_SWIGLU_BACKWARD, device->ops->swiglu_backward(device, args));
 }
 
 static mf_status check_embed(const mf_embed_args *args) {
@@ -167,57 +242,65 @@ static mf_status check_embed(const mf_embed_args *args) {
 
 mf_status mf_embed_forward(mf_device *device, const mf_embed_args *args) {
     MF_TRY(check_embed(args));
-    return args->n == 0 || args->rows == 0 ? MF_OK : device->ops->embed_forward(device, args);
+    if (args->n == 0 || args->rows == 0) return MF_OK;
+    RUN(MF_DO_EMBED_FORWARD, device->ops->embed_forward(device, args));
 }
 
 mf_status mf_embed_backward(mf_device *device, const mf_embed_args *args) {
     MF_TRY(check_embed(args));
     if (args->d_out_type != MF_F32 && args->d_out_type != args->type)
         return MF_FAIL(MF_EINVAL, "embedding's gradient of mixed types");
-    return args->n == 0 || args->rows == 0 ? MF_OK : device->ops->embed_backward(device, args);
+    if (args->n == 0 || args->rows == 0) return MF_OK;
+    RUN(MF_DO_EMBED_BACKWARD, device->ops->embed_backward(device, args));
 }
 
 mf_status mf_xent_begin(mf_device *device, const mf_xent_args *args) {
     MF_TRY(check_dense("cross-entropy", args->n, args->width));
-    return args->n == 0 ? MF_OK : device->ops->xent_begin(device, args);
+    if (args->n == 0) return MF_OK;
+    RUN(MF_DO_XENT_BEGIN, device->ops->xent_begin(device, args));
 }
 
 mf_status mf_xent_update(mf_device *device, const mf_xent_args *args) {
     MF_TRY(check_dense("cross-entropy", args->n, args->width));
-    return args->n == 0 || args->width == 0 ? MF_OK : device->ops->xent_update(device, args);
+    if (args->n == 0 || args->width == 0) return MF_OK;
+    RUN(MF_DO_XENT_UPDATE, device->ops->xent_update(device, args));
 }
 
 mf_status mf_xent_merge(mf_device *device, const mf_xent_args *args, int parts, const float *states) {
     MF_TRY(check_dense("cross-entropy", args->n, args->width));
     if (parts < 1) return MF_FAIL(MF_EINVAL, "cross-entropy merged of %d parts", parts);
-    return args->n == 0 ? MF_OK : device->ops->xent_merge(device, args, parts, states);
+    if (args->n == 0) return MF_OK;
+    RUN(MF_DO_XENT_MERGE, device->ops->xent_merge(device, args, parts, states));
 }
 
 mf_status mf_xent_grad(mf_device *device, const mf_xent_args *args) {
     MF_TRY(check_dense("cross-entropy", args->n, args->width));
-    return args->n == 0 || args->width == 0 ? MF_OK : device->ops->xent_grad(device, args);
+    if (args->n == 0 || args->width == 0) return MF_OK;
+    RUN(MF_DO_XENT_GRAD, device->ops->xent_grad(device, args));
 }
 
 mf_status mf_xent_loss(mf_device *device, const mf_xent_args *args, double *loss) {
     MF_TRY(check_dense("cross-entropy", args->n, args->width));
-    return device->ops->xent_loss(device, args, loss);
+    RUN(MF_DO_XENT_LOSS, device->ops->xent_loss(device, args, loss));
 }
 
 mf_status mf_adamw(mf_device *device, const mf_adamw_args *args) {
     MF_TRY(check_dense("adamw", 1, args->n));
     if (args->step < 1)
         return MF_FAIL(MF_EINVAL, "adamw at step %lld; it counts from 1", (long long)args->step);
-    return args->n == 0 ? MF_OK : device->ops->adamw(device, args);
+    if (args->n == 0) return MF_OK;
+    RUN(MF_DO_ADAMW, device->ops->adamw(device, args));
 }
 
 mf_status mf_sum_squares(mf_device *device, int64_t n, const float *x, double *sum) {
     MF_TRY(check_dense("sum of squares", 1, n));
-    return device->ops->sum_squares(device, n, x, sum);
+    RUN(MF_DO_SUM_SQUARES, device->ops->sum_squares(device, n, x, sum));
 }
 
 mf_status mf_cast(mf_device *device, const mf_cast_args *args) {
     MF_TRY(check_rows("cast", args->rows, args->width, args->in_ld, args->out_ld));
-    return args->rows == 0 || args->width == 0 ? MF_OK : device->ops->cast(device, args);
+    if (args->rows == 0 || args->width == 0) return MF_OK;
+    RUN(MF_DO_CAST, device->ops->cast(device, args));
 }
 
 mf_status mf_convert(mf_device *device, int64_t n, const void *in, mf_dtype in_type, void *out,
@@ -235,33 +318,37 @@ mf_status mf_convert(mf_device *device, int64_t n, const void *in, mf_dtype in_t
 mf_status mf_add(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
                  void *out) {
     MF_TRY(check_dense("add", 1, n));
-    return n == 0 ? MF_OK : device->ops->add(device, n, type, residual, delta, out);
+    if (n == 0) return MF_OK;
+    RUN(MF_DO_ADD, device->ops->add(device, n, type, residual, delta, out));
 }
 
 mf_status mf_accumulate(mf_device *device, int64_t rows, int64_t width, const float *in, int64_t in_ld,
                         float *out, int64_t out_ld) {
     MF_TRY(check_rows("accumulate", rows, width, in_ld, out_ld));
-    return rows == 0 || width == 0 ? MF_OK
-                                   : device->ops->accumulate(device, rows, width, in, in_ld, out, out_ld);
+    if (rows == 0 || width == 0) return MF_OK;
+    RUN(MF_DO_ACCUMULATE, device->ops->accumulate(device, rows, width, in, in_ld, out, out_ld));
 }
 
 mf_status mf_fill(mf_device *device, int64_t n, float value, float *out) {
     MF_TRY(check_dense("a fill", 1, n));
-    return n == 0 ? MF_OK : device->ops->fill(device, n, value, out);
+    if (n == 0) return MF_OK;
+    RUN(MF_DO_FILL, device->ops->fill(device, n, value, out));
 }
 
 mf_status mf_fill_normal(mf_device *device, const mf_normal_args *args) {
     MF_TRY(check_dense("random numbers", args->rows, args->cols));
-    return args->rows == 0 || args->cols == 0 ? MF_OK : device->ops->fill_normal(device, args);
+    if (args->rows == 0 || args->cols == 0) return MF_OK;
+    RUN(MF_DO_FILL_NORMAL, device->ops->fill_normal(device, args));
 }
 
 mf_status mf_zero(mf_device *device, void *data, size_t bytes) {
-    return bytes == 0 ? MF_OK : device->ops->zero(device, data, bytes);
+    if (bytes == 0) return MF_OK;
+    RUN(MF_DO_ZERO, device->ops->zero(device, data, bytes));
 }
 
 mf_status mf_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
                        const void *in, size_t in_ld) {
     MF_TRY(check_rows("copy", rows, (int64_t)bytes, (int64_t)in_ld, (int64_t)out_ld));
-    return rows == 0 || bytes == 0 ? MF_OK
-                                   : device->ops->copy_rows(device, rows, bytes, out, out_ld, in, in_ld);
+    if (rows == 0 || bytes == 0) return MF_OK;
+    RUN(MF_DO_COPY_ROWS, device->ops->copy_rows(device, rows, bytes, out, out_ld, in, in_ld));
 }

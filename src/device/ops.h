@@ -45,6 +45,9 @@ typedef struct mf_device_ops {
 
 /* device.c: pairs of a query and a key that it sees, over all heads and sequences. */
 double mf_attention_pairs(const mf_attention_args *args);
+/* The same where so many rows of queries are computed together: all the keys that the last of them sees. */
+enum { MF_QUERY_TILE = 128 };
+double mf_attention_pairs_met(const mf_attention_args *args);
 
 struct mf_device {
     const mf_device_ops *ops;

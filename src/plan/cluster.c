@@ -1,10 +1,14 @@
 /* cluster.c: a cluster's description, from JSON; every entry is looked at before any is believed. */
 #include "meshfold/plan.h"
+#include "plan/rates_json.h"
 
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+static const double GIB = 1024.0 * 1024 * 1024;
 
 /* Where in the file an entry is looked for, for errors. */
 typedef struct place {
@@ -52,6 +56,31 @@ static mf_status read_efficiency(const place *at, const json_t *device, const ch
     return read_number(&inner, from, "half", true, &out->half);
 }
 
+/* Optional. */
+static mf_status read_shared(const place *at, const json_t *device, bool *out) {
+    const json_t *shared = json_object_get(device, "shared");
+    *out = json_is_true(shared);
+    return !shared || json_is_boolean(shared) ? MF_OK : complain(at, "shared", "must be true or false");
+}
+
+/* Optional: an entry for each number of ranks that were at work. */
+static mf_status read_measured(const char *path, const json_t *device, mf_cluster *c) {
+    place at = {path, "device"};
+    const json_t *list = json_object_get(device, "measured");
+    char where[600];
+    if (!list) return MF_OK;
+    if (!json_is_array(list) || json_array_size(list) > MF_CLUSTER_RATES)
+        return complain(&at, "measured", "must be a list of at most 4");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        snprintf(where, sizeof where, "%s: device.measured[%zu]", path, i);
+        MF_TRY(mf_rates_read(where, json_array_get(list, i), &c->rates[i]));
+        if (i > 0 && c->rates[i].ranks <= c->rates[i - 1].ranks)
+            return complain(&at, "measured", "must go from few ranks to many");
+        c->measured++;
+    }
+    return MF_OK;
+}
+
 static mf_status read_device(const char *path, const json_t *root, mf_cluster *c) {
     place top = {path, ""}, at = {path, "device"}, rates = {path, "device.tflops"};
     const json_t *device = NULL, *tflops = NULL, *overlaps = NULL;
@@ -68,12 +97,13 @@ static mf_status read_device(const char *path, const json_t *root, mf_cluster *c
     overlaps = json_object_get(device, "overlaps");
     if (!json_is_boolean(overlaps)) return complain(&at, "overlaps", "must be true or false");
     c->overlaps = json_is_true(overlaps);
-    c->memory_bytes *= 1024.0 * 1024 * 1024;
+    MF_TRY(read_shared(&at, device, &c->shared));
+    c->memory_bytes *= GIB;
     c->memory_bytes_per_s *= 1e9;
     c->flops[MF_F32] *= 1e12;
     c->flops[MF_BF16] *= 1e12;
     c->launch_s *= 1e-6;
-    return MF_OK;
+    return read_measured(path, device, c);
 }
 
 /* Levels join ever more ranks, each a whole number of the one inside it; the last joins any number. */
@@ -132,6 +162,44 @@ mf_status mf_cluster_load(const char *path, mf_cluster *out) {
     if (!status) status = read_levels(path, root, out);
     json_decref(root);
     return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
+}
+
+static json_t *efficiency_json(const mf_efficiency *e) {
+    return json_pack("{s:f, s:f}", "share", e->share, "half", e->half);
+}
+
+static json_t *device_json(const mf_cluster *c) {
+    json_t *measured = json_array();
+    for (int i = 0; i < c->measured; i++) json_array_append_new(measured, mf_rates_write(&c->rates[i]));
+    return json_pack("{s:s, s:f, s:f, s:{s:f, s:f}, s:o, s:o, s:f, s:b, s:b, s:o}", "name", c->device,
+                     "memory_gib", c->memory_bytes / GIB, "memory_gb_per_s", c->memory_bytes_per_s / 1e9,
+                     "tflops", "f32", c->flops[MF_F32] / 1e12, "bf16", c->flops[MF_BF16] / 1e12, "gemm",
+                     efficiency_json(&c->gemm), "attention", efficiency_json(&c->attention), "launch_us",
+                     c->launch_s * 1e6, "overlaps", c->overlaps, "shared", c->shared, "measured", measured);
+}
+
+static json_t *levels_json(const mf_cluster *c) {
+    json_t *out = json_array();
+    for (int i = 0; i < c->levels; i++)
+        json_array_append_new(out, json_pack("{s:s, s:i, s:f, s:f}", "name", c->level[i].name, "ranks",
+                                             c->level[i].ranks, "latency_us", c->level[i].latency_s * 1e6,
+                                             "gb_per_s", c->level[i].bytes_per_s / 1e9));
+    return out;
+}
+
+mf_status mf_cluster_save(const mf_cluster *c, const char *path) {
+    json_t *all =
+        json_pack("{s:s, s:o, s:o}", "name", c->name, "device", device_json(c), "levels", levels_json(c));
+    char *text = all ? json_dumps(all, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) : NULL;
+    mf_status status = text ? mf_file_write(path, text, strlen(text))
+                            : MF_FAIL(MF_ENOMEM, "%s: no memory for the description", path);
+    free(text);
+    json_decref(all);
+    return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
+}
+
+double mf_cluster_memory(const mf_cluster *c, int ranks) {
+    return c->shared ? c->memory_bytes / ranks : c->memory_bytes;
 }
 
 int mf_cluster_level(const mf_cluster *c, const int *ranks, int size) {

@@ -93,7 +93,8 @@ static mf_status report_step(mf_run_state *r, int64_t step, const mf_update *u) 
     return r->observer->stepped(r->observer->context, &metrics);
 }
 
-static mf_status one_step(mf_run_state *r, int64_t step) {
+/* own: what this rank measured, before the report's own transfers. */
+static mf_status one_step(mf_run_state *r, int64_t step, mf_rank_report *own) {
     mf_update u = {0};
     double start = mf_now_s();
     mf_loop_reset_stats(r);
@@ -105,6 +106,7 @@ static mf_status one_step(mf_run_state *r, int64_t step) {
     r->loss_last = u.loss;
     r->skipped_in_a_row = u.skipped ? r->skipped_in_a_row + 1 : 0;
     r->skipped += u.skipped;
+    mf_loop_measure(r, own);
     MF_TRY(report_step(r, step, &u));
     return check_skipped(r, step, &u);
 }
@@ -146,9 +148,8 @@ mf_status mf_loop_run(mf_run_state *r) {
     const mf_train_options *o = r->options;
     mf_rank_report own;
     for (int64_t step = 0; step < o->adam.steps; step++) {
-        MF_TRY(one_step(r, step));
         bool last = step + 1 == o->adam.steps;
-        if (last) mf_loop_measure(r, &own);
+        MF_TRY(one_step(r, step, &own));
         if (last || (o->eval_every > 0 && (step + 1) % o->eval_every == 0)) MF_TRY(evaluate(r, step + 1));
     }
     if (o->save_to) MF_TRY(mf_model_save(r->model, r->device, o->save_to));

@@ -14,7 +14,7 @@ static mf_train_options run_of(const mf_measure_options *o) {
                                        .weight_decay = 0.1f,
                                        .clip = 1,
                                        .steps = o->steps + 1},
-                              .accumulate = 1,
+                              .accumulate = mf_max(o->accumulate, 1),
                               .threads = o->threads};
 }
 
@@ -27,8 +27,9 @@ static void draw(mf_run_state *r) {
     const mf_model_options *model = &r->options->model;
     int32_t *ids = r->whole_ids.data, *labels = r->whole_labels.data;
     uint64_t key = mf_random_key("tokens to measure with");
-    for (int64_t b = 0; b < model->batch; b++) {
-        int64_t first = (r->replica * model->batch + b) * (model->tokens + 1);
+    int64_t own = model->batch * r->options->accumulate;
+    for (int64_t b = 0; b < own; b++) {
+        int64_t first = (r->replica * own + b) * (model->tokens + 1);
         for (int64_t i = 0; i < model->tokens; i++) {
             ids[i] = token_at(model, key, first + i);
             labels[i] = token_at(model, key, first + i + 1);
@@ -54,6 +55,18 @@ static mf_status step_once(mf_run_state *r, int64_t step) {
     MF_TRY(mf_barrier(r->mesh.world));
     r->step_s[step] = mf_now_s() - start;
     return MF_OK;
+}
+
+static mf_status run_steps(mf_run_state *r, const mf_measure_options *o) {
+    mf_status status = MF_OK;
+    int64_t last = r->options->adam.steps - 1;
+    bool traced = mf_run_is_dry(r) || mf_world_rank(r->world) == 0;
+    for (int64_t step = 0; step <= last && !status; step++) {
+        if (step == last && traced) mf_trace_hold(o->trace);
+        status = step_once(r, step);
+    }
+    mf_trace_release();
+    return status;
 }
 
 static mf_status fill(const mf_run_state *r, mf_rank_report **all, mf_measure_result *out) {
@@ -86,7 +99,7 @@ mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_
     if (!mf_run_is_dry(&r))
         return MF_FAIL(MF_EINVAL, "a dry measurement on engine %s", mf_world_engine(world));
     MF_GO(mf_run_open(&r));
-    for (int64_t step = 0; step < run.adam.steps; step++) MF_GO(step_once(&r, step));
+    MF_GO(run_steps(&r, options));
     mf_loop_measure(&r, out);
     *step_s = mf_costs_get() ? r.step_s[run.adam.steps - 1] : 0;
 fail:
@@ -100,7 +113,7 @@ mf_status mf_measure(mf_world *world, const mf_measure_options *options, mf_meas
     mf_run_state r = {.options = &run, .world = world};
     MF_GO(mf_run_open(&r));
     draw(&r);
-    for (int64_t step = 0; step < run.adam.steps; step++) MF_GO(step_once(&r, step));
+    MF_GO(run_steps(&r, options));
     MF_GO(report(&r, result));
     MF_GO(mf_barrier(r.mesh.world)); /* peers may be reading this rank's memory until here */
 fail:

@@ -93,17 +93,30 @@ static mf_status weights(mf_run_state *r) {
     return mf_optimizer_create(r->model, r->device, &o->adam, o->init_from, &r->optimizer);
 }
 
+static mf_status open_device(mf_run_state *r) {
+    const char *name = mf_run_is_dry(r) ? "dry" : "cpu";
+    return mf_device_create(name, r->memory, r->options->threads, &r->device);
+}
+
+/* The probe's workspace is not the run's: what follows finds a device that has done nothing. */
+static mf_status probe_alone(mf_run_state *r) {
+    MF_TRY(probe(r));
+    mf_device_destroy(r->device);
+    r->device = NULL;
+    MF_TRY(open_device(r));
+    mf_memory_reset_peaks(r->memory);
+    return MF_OK;
+}
+
 mf_status mf_run_open(mf_run_state *r) {
     const mf_train_options *o = r->options;
-    bool dry = mf_run_is_dry(r);
-    MF_TRY(mf_memory_create(dry ? &mf_memory_dry : NULL, &r->memory));
-    MF_TRY(mf_device_create(dry ? "dry" : "cpu", r->memory, o->threads, &r->device));
+    MF_TRY(mf_memory_create(mf_run_is_dry(r) ? &mf_memory_dry : NULL, &r->memory));
+    MF_TRY(open_device(r));
     MF_TRY(mf_mesh_create(r->world, &o->mesh, &r->mesh));
     r->replicas = mf_axes_ranks(&o->mesh, o->layout.data);
     mf_comm *data = mf_mesh_axis(&r->mesh, "dp");
     r->replica = data ? mf_comm_rank(data) : 0;
-    MF_TRY(probe(r));
-    mf_memory_reset_peaks(r->memory);
+    MF_TRY(probe_alone(r));
     MF_TRY(mf_model_create(&o->model, &o->layout, &r->mesh, r->device, &r->model));
     MF_TRY(weights(r));
     MF_TRY(token_buffers(r));

@@ -9,7 +9,7 @@
 
 /* Rows of a tile. Short query tiles keep the square that straddles the diagonal, half of it wasted, small.
  * A lane's tiles fit a second-level cache of 2 MiB or nearly, and products run as fast as large ones. */
-enum { QUERY_TILE = 128, KEY_TILE = 512, FORWARD_BATCHES = 4, PRODUCTS = 256 };
+enum { QUERY_TILE = MF_QUERY_TILE, KEY_TILE = 512, FORWARD_BATCHES = 4, PRODUCTS = 256 };
 
 /* c: [m, n] f32 = a: [m, k] · b: [k, n], all dense; += with accumulate. */
 typedef struct attention_shape {

@@ -145,10 +145,10 @@ fail:
 }
 
 static size_t slot_of(const shape *s) {
-    uint64_t hash = 0xcbf29ce484222325u;
-    const unsigned char *bytes = (const unsigned char *)s;
-    for (size_t i = 0; i < sizeof *s; i++) hash = (hash ^ bytes[i]) * 0x100000001b3u;
-    return (size_t)(hash % SLOTS);
+    uint64_t hash = 0xcbf29ce484222325u, word[sizeof *s / sizeof(uint64_t)];
+    memcpy(word, s, sizeof word);
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++) hash = (hash ^ word[i]) * 0x100000001b3u;
+    return (size_t)((hash ^ hash >> 32) % SLOTS);
 }
 
 static mf_status product_find(mf_cpu_gemms *g, const shape *s, product **out) {

@@ -28,6 +28,7 @@ static void turn_f32(const float *in, float *out, const float *c, const float *s
 
 static void turn_bf16(const uint16_t *in, uint16_t *out, const float *c, const float *s, float sign,
                       int64_t half) {
+#pragma omp simd simdlen(16) /* not 32: small heads have no more */
     for (int64_t i = 0; i < half; i++) {
         float a = mf_f32_from_bf16(in[i]), b = mf_f32_from_bf16(in[half + i]);
         out[i] = mf_bf16_from_f32(a * c[i] - sign * b * s[i]);
@@ -37,6 +38,7 @@ static void turn_bf16(const uint16_t *in, uint16_t *out, const float *c, const f
 
 static void turn_f32_to_bf16(const float *in, uint16_t *out, const float *c, const float *s, float sign,
                              int64_t half) {
+#pragma omp simd simdlen(16) /* not 32: small heads have no more */
     for (int64_t i = 0; i < half; i++) {
         float a = in[i], b = in[half + i];
         out[i] = mf_bf16_from_f32(a * c[i] - sign * b * s[i]);

@@ -4,9 +4,9 @@
 #include "device/cpu/cpu.h"
 
 /* An operation that reads and writes `bytes`, some more than once. */
-static mf_status touch(double bytes) {
+static mf_status touch(mf_operation operation, mf_dtype type, double bytes) {
     const mf_costs *costs = mf_costs_get();
-    if (costs) mf_clock_advance(costs->touch_s(costs, bytes));
+    if (costs) mf_clock_advance(costs->touch_s(costs, operation, type, bytes));
     return MF_OK;
 }
 
@@ -21,7 +21,7 @@ static mf_status gemm(mf_device *device, const mf_gemm_args *args) {
 
 static mf_status attention(mf_device *device, const mf_attention_args *args, bool backward) {
     const mf_costs *costs = mf_costs_get();
-    if (costs) mf_clock_advance(costs->attention_s(costs, args, backward, mf_attention_pairs(args)));
+    if (costs) mf_clock_advance(costs->attention_s(costs, args, backward, mf_attention_pairs_met(args)));
     return mf_cpu_reserve_attention(device, args, backward);
 }
 
@@ -35,126 +35,134 @@ static mf_status attention_backward(mf_device *device, const mf_attention_args *
 
 static mf_status attention_delta(mf_device *device, const mf_attention_args *args, float *delta) {
     (void)device, (void)delta;
-    return touch(2 * elements(args->batch * args->tokens, args->heads * args->head_dim) *
-                 bytes_of(args->type));
+    return touch(MF_DO_ATTENTION_DELTA, args->type,
+                 2 * elements(args->batch * args->tokens, args->heads * args->head_dim) *
+                     bytes_of(args->type));
 }
 
 static mf_status rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type,
                                  const void *x, const float *weight, void *y) {
     (void)device, (void)eps, (void)x, (void)weight, (void)y;
-    return touch(2 * elements(n, h) * bytes_of(type));
+    return touch(MF_DO_RMSNORM_FORWARD, type, 2 * elements(n, h) * bytes_of(type));
 }
 
 static mf_status rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args) {
     MF_TRY(mf_cpu_reserve_rmsnorm_backward(device, args));
-    return touch(elements(args->n, args->h) * (2 * (bytes_of(args->type) + 4) + 8));
+    return touch(MF_DO_RMSNORM_BACKWARD, args->type,
+                 elements(args->n, args->h) * (2 * (bytes_of(args->type) + 4) + 8));
 }
 
 static mf_status rope(mf_device *device, const mf_rope_args *args) {
     double in = args->in_f32 ? 4 : bytes_of(args->type);
     (void)device;
-    return touch(elements(args->batch * args->tokens, args->heads * args->head_dim) *
-                 (in + bytes_of(args->type)));
+    return touch(MF_DO_ROPE, args->type,
+                 elements(args->batch * args->tokens, args->heads * args->head_dim) *
+                     (in + bytes_of(args->type)));
 }
 
 static mf_status rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
                             float *cos_sin) {
     (void)device, (void)first, (void)theta, (void)cos_sin;
-    return touch(4 * elements(rows, head_dim));
+    return touch(MF_DO_ROPE_TABLE, MF_F32, 4 * elements(rows, head_dim));
 }
 
 static mf_status swiglu_forward(mf_device *device, const mf_swiglu_args *args) {
     (void)device;
-    return touch(3 * elements(args->n, args->width) * bytes_of(args->type));
+    return touch(MF_DO_SWIGLU_FORWARD, args->type, 3 * elements(args->n, args->width) * bytes_of(args->type));
 }
 
 static mf_status swiglu_backward(mf_device *device, const mf_swiglu_args *args) {
     (void)device;
-    return touch(6 * elements(args->n, args->width) * bytes_of(args->type));
+    return touch(MF_DO_SWIGLU_BACKWARD, args->type,
+                 6 * elements(args->n, args->width) * bytes_of(args->type));
 }
 
 static mf_status embed_forward(mf_device *device, const mf_embed_args *args) {
     (void)device;
-    return touch(2 * elements(args->n, args->h) * bytes_of(args->type));
+    return touch(MF_DO_EMBED_FORWARD, args->type, 2 * elements(args->n, args->h) * bytes_of(args->type));
 }
 
 static mf_status embed_backward(mf_device *device, const mf_embed_args *args) {
     (void)device;
-    return touch(elements(args->n, args->h) * (bytes_of(args->d_out_type) + 8));
+    return touch(MF_DO_EMBED_BACKWARD, args->d_out_type,
+                 elements(args->n, args->h) * (bytes_of(args->d_out_type) + 8));
 }
 
-static mf_status xent_rows(mf_device *device, const mf_xent_args *args) {
+static mf_status xent_begin(mf_device *device, const mf_xent_args *args) {
     (void)device;
-    return touch(12 * (double)args->n);
+    return touch(MF_DO_XENT_BEGIN, MF_F32, 12 * (double)args->n);
 }
 
 static mf_status xent_update(mf_device *device, const mf_xent_args *args) {
     (void)device;
-    return touch(2 * 4 * elements(args->n, args->width));
+    return touch(MF_DO_XENT_UPDATE, MF_F32, 2 * 4 * elements(args->n, args->width));
 }
 
 static mf_status xent_merge(mf_device *device, const mf_xent_args *args, int parts, const float *states) {
     (void)device, (void)states;
-    return touch(12 * elements(args->n, parts));
+    return touch(MF_DO_XENT_MERGE, MF_F32, 12 * elements(args->n, parts));
 }
 
 static mf_status xent_grad(mf_device *device, const mf_xent_args *args) {
     (void)device;
-    return touch(elements(args->n, args->width) * (4 + bytes_of(args->type)));
+    return touch(MF_DO_XENT_GRAD, args->type, elements(args->n, args->width) * (4 + bytes_of(args->type)));
 }
 
 static mf_status xent_loss(mf_device *device, const mf_xent_args *args, double *loss) {
+    (void)device;
     *loss = 0;
-    return xent_rows(device, args);
+    return touch(MF_DO_XENT_LOSS, MF_F32, 12 * (double)args->n);
 }
 
 static mf_status adamw(mf_device *device, const mf_adamw_args *args) {
     (void)device;
-    return touch((double)args->n * (4 + 3 * 8 + (args->type == MF_F32 ? 0 : bytes_of(args->type))));
+    return touch(MF_DO_ADAMW, args->type,
+                 (double)args->n * (4 + 3 * 8 + (args->type == MF_F32 ? 0 : bytes_of(args->type))));
 }
 
 static mf_status sum_squares(mf_device *device, int64_t n, const float *x, double *sum) {
     (void)device, (void)x;
     *sum = 0;
-    return touch(4 * (double)n);
+    return touch(MF_DO_SUM_SQUARES, MF_F32, 4 * (double)n);
 }
 
 static mf_status cast(mf_device *device, const mf_cast_args *args) {
     (void)device;
-    return touch(elements(args->rows, args->width) * (bytes_of(args->in_type) + bytes_of(args->out_type)));
+    return touch(MF_DO_CAST, args->in_type == args->out_type ? args->in_type : MF_BF16,
+                 elements(args->rows, args->width) * (bytes_of(args->in_type) + bytes_of(args->out_type)));
 }
 
 static mf_status add(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
                      void *out) {
     (void)device, (void)residual, (void)delta, (void)out;
-    return touch((double)n * (2 * bytes_of(type) + 4));
+    return touch(MF_DO_ADD, type, (double)n * (2 * bytes_of(type) + 4));
 }
 
 static mf_status accumulate(mf_device *device, int64_t rows, int64_t width, const float *in, int64_t in_ld,
                             float *out, int64_t out_ld) {
     (void)device, (void)in, (void)in_ld, (void)out, (void)out_ld;
-    return touch(3 * 4 * elements(rows, width));
+    return touch(MF_DO_ACCUMULATE, MF_F32, 3 * 4 * elements(rows, width));
 }
 
 static mf_status fill(mf_device *device, int64_t n, float value, float *out) {
     (void)device, (void)value, (void)out;
-    return touch(4 * (double)n);
+    return touch(MF_DO_FILL, MF_F32, 4 * (double)n);
 }
 
 static mf_status fill_normal(mf_device *device, const mf_normal_args *args) {
     (void)device;
-    return touch(4 * elements(args->rows, args->cols));
+    return touch(MF_DO_FILL_NORMAL, MF_F32, 4 * elements(args->rows, args->cols));
 }
 
 static mf_status zero(mf_device *device, void *data, size_t bytes) {
     (void)device, (void)data;
-    return touch((double)bytes);
+    return touch(MF_DO_ZERO, MF_F32, (double)bytes);
 }
 
 static mf_status copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
                            const void *in, size_t in_ld) {
     (void)device, (void)out, (void)out_ld, (void)in, (void)in_ld;
-    return touch(2 * (double)rows * (double)bytes);
+    return touch(MF_DO_COPY_ROWS, MF_F32, 2 * (double)rows * (double)bytes);
 }
 
 const mf_device_ops mf_device_dry = {
@@ -173,7 +181,7 @@ const mf_device_ops mf_device_dry = {
     .swiglu_backward = swiglu_backward,
     .embed_forward = embed_forward,
     .embed_backward = embed_backward,
-    .xent_begin = xent_rows,
+    .xent_begin = xent_begin,
     .xent_update = xent_update,
     .xent_merge = xent_merge,
     .xent_grad = xent_grad,
