@@ -126,6 +126,32 @@ mf_status mf_train_check(const mf_train_options *options);
  * row. */
 mf_status mf_train(mf_world *world, const mf_train_options *options, const mf_train_observer *observer);
 
+/* A model's loss on a text, in windows of model.tokens that follow each other; the last is filled up with
+ * masked tokens. model.forward_only is set by mf_evaluate. */
+typedef struct mf_evaluate_options {
+    mf_model_options model; /* batch: of each replica */
+    mf_mesh_spec mesh;
+    mf_layout layout;
+    int threads;           /* per rank */
+    const char *init_from; /* a model folder, or NULL: weights from the seed */
+    const mf_text *text;
+    int64_t windows;                                                     /* at most; 0: all */
+    void *context;                                                       /* progress's; on rank 0 */
+    mf_status (*progress)(void *context, int64_t done, int64_t windows); /* may be NULL; an error ends it */
+} mf_evaluate_options;
+typedef struct mf_evaluation {
+    double loss; /* nats a token, the mean */
+    int64_t tokens, windows;
+    double seconds; /* without reading the model */
+    double peak_flops, flops;
+    int ranks;
+    mf_rank_report *rank; /* [ranks] transfers are the last batch's */
+} mf_evaluation;
+/* *out, empty before, is filled on rank 0; free it after an error too. MF_EINVAL for a text of fewer than two
+ * tokens. Collective over the world, whose size is the mesh's. */
+mf_status mf_evaluate(mf_world *world, const mf_evaluate_options *options, mf_evaluation *out);
+void mf_evaluation_free(mf_evaluation *evaluation);
+
 typedef struct mf_measure_options {
     mf_model_options model; /* batch: of each replica; forward_only: a step is mf_model_loss alone */
     mf_mesh_spec mesh;

@@ -10,6 +10,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"train", "train a model on one or many ranks", mf_command_train},
+    {"eval", "loss and perplexity of a model on a text", mf_command_eval},
     {"verify", "compare loss and gradients of one model on several meshes", mf_command_verify},
     {"bench", "measure one model under many layouts, side by side", mf_command_bench},
     {"plan", "run a step dry on a described cluster: what fits, how fast", mf_command_plan},

@@ -63,11 +63,15 @@ void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {
                    "seconds that a rank waits for its peers, also while they compute, before the run fails"));
 }
 
-void mf_run_settings_add_numbers(mf_run_settings *s, mf_flag_table *t) {
+void mf_run_settings_add_dtype(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(t,
                  MF_CHOICE("dtype", &s->dtype, "f32|bf16", "f32",
                            "type of weights and activations in the products; sums, gradients, norms and the "
                            "optimizer's weights are f32"));
+}
+
+void mf_run_settings_add_numbers(mf_run_settings *s, mf_flag_table *t) {
+    mf_run_settings_add_dtype(s, t);
     mf_table_add(
         t, MF_CHOICE("recompute", &s->recompute, "none|attention|block", "none",
                      "what the backward pass computes again instead of keeping: more time, less memory"));
@@ -106,6 +110,7 @@ static mf_status config_of_init(const char *folder, mf_model_config *out) {
 }
 
 static mf_recompute recompute_of(const char *word) {
+    if (!word) return MF_RECOMPUTE_NONE; /* the command has no use for it */
     if (strcmp(word, "attention") == 0) return MF_RECOMPUTE_ATTENTION;
     return strcmp(word, "block") == 0 ? MF_RECOMPUTE_BLOCK : MF_RECOMPUTE_NONE;
 }

@@ -33,6 +33,8 @@ void mf_run_settings_add_meshes(mf_run_settings *settings, mf_flag_table *table,
                                 const char *about);
 /* --engine, --threads, --no-borrow, --comm-timeout. */
 void mf_run_settings_add_engine(mf_run_settings *settings, mf_flag_table *table);
+/* --dtype alone, where nothing is kept for backward. */
+void mf_run_settings_add_dtype(mf_run_settings *settings, mf_flag_table *table);
 /* --dtype, --recompute. */
 void mf_run_settings_add_numbers(mf_run_settings *settings, mf_flag_table *table);
 

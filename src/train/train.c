@@ -79,7 +79,10 @@ static mf_status weights_alone(mf_run_state *r) {
     mf_model_state s = mf_model_state_get(r->model);
     mf_buffer all = {0};
     MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, (size_t)s.cut * sizeof(float), "initial weights", &all));
-    MF_GO(mf_model_init(r->model, all.data));
+    if (r->options->init_from)
+        MF_GO(mf_model_load(r->model, r->options->init_from, all.data));
+    else
+        MF_GO(mf_model_init(r->model, all.data));
     MF_GO(mf_convert(r->device, s.cut, all.data, MF_F32, s.cut_weights, s.type));
 fail:
     mf_buffer_free(r->memory, &all);
