@@ -110,6 +110,46 @@ static void test_text_faults(void **state) {
     }
 }
 
+static void put_ids(const void *ids, size_t bytes, const char *description) {
+    ASSERT_OK(mf_file_write(at("ids.bin"), ids, bytes));
+    put("ids.json", description);
+}
+
+static void refuse_ids(const char *description, const char *why) {
+    mf_text text;
+    put("ids.json", description);
+    ASSERT_FAILS(mf_text_load((const char *[]){at("ids.bin")}, 1, &text), MF_EFORMAT, why);
+}
+
+static void test_ids(void **state) {
+    (void)state;
+    mf_text text;
+    char path[128];
+    const uint8_t two[] = {1, 0, 255, 0, 0, 1, 255, 255}, four[] = {7, 0, 0, 0, 0, 0, 1, 0};
+    snprintf(path, sizeof path, "%s", at("ids.bin"));
+    put_ids(two, sizeof two, "{\"type\": \"uint16\", \"count\": 4, \"vocab_size\": 65536}");
+    ASSERT_OK(mf_text_load((const char *[]){path}, 1, &text));
+    const int32_t expected[] = {1, 255, 256, 65535};
+    assert_true(text.count == 4 && text.vocab == 65536 && text.files == 1);
+    for (int i = 0; i < 4; i++) assert_int_equal(mf_text_at(&text, i), expected[i]);
+    mf_text_free(&text);
+    refuse_ids("{\"type\": \"uint16\", \"count\": 4, \"vocab_size\": 65535}", "id 3 is 65535");
+    refuse_ids("{\"type\": \"uint16\", \"count\": 3, \"vocab_size\": 65536}", "has 8 bytes");
+    refuse_ids("{\"type\": \"uint8\", \"count\": 4, \"vocab_size\": 99}", "type must be");
+    refuse_ids("{\"type\": \"uint32\", \"count\": 0, \"vocab_size\": 99}", "count must be");
+    refuse_ids("{\"type\": \"uint16\", \"count\": 4, \"vocab_size\": 65537}", "vocab_size must be");
+    refuse_ids("[1]", "is no JSON object");
+    put_ids(four, sizeof four, "{\"type\": \"uint32\", \"count\": 2, \"vocab_size\": 70000}");
+    ASSERT_OK(mf_text_load((const char *[]){path}, 1, &text));
+    assert_true(mf_text_at(&text, 0) == 7 && mf_text_at(&text, 1) == 65536);
+    mf_text_free(&text);
+    ASSERT_FAILS(mf_text_load((const char *[]){path, path}, 2, &text), MF_EINVAL, "given alone");
+    assert_int_equal(unlink(at("ids.json")), 0); /* without it they are bytes like any other */
+    ASSERT_OK(mf_text_load((const char *[]){path}, 1, &text));
+    assert_true(text.count == 8 && text.width == 0 && mf_text_at(&text, 0) == 7);
+    mf_text_free(&text);
+}
+
 static void test_whole_file(void **state) {
     (void)state;
     char *content = NULL;
@@ -180,10 +220,11 @@ int main(void) {
     snprintf(folder, sizeof folder, "/tmp/mf_test_text_XXXXXX");
     if (!mkdtemp(folder)) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),       cmocka_unit_test(test_links),
-        cmocka_unit_test(test_refused),     cmocka_unit_test(test_text_faults),
-        cmocka_unit_test(test_whole_file),  cmocka_unit_test(test_write_refused),
-        cmocka_unit_test(test_folder_make), cmocka_unit_test(test_format),
+        cmocka_unit_test(test_order),         cmocka_unit_test(test_links),
+        cmocka_unit_test(test_refused),       cmocka_unit_test(test_text_faults),
+        cmocka_unit_test(test_ids),           cmocka_unit_test(test_whole_file),
+        cmocka_unit_test(test_write_refused), cmocka_unit_test(test_folder_make),
+        cmocka_unit_test(test_format),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     char command[128];

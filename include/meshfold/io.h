@@ -57,14 +57,25 @@ mf_status mf_tensors_write(mf_tensor_writer *writer, int index, int64_t first_ro
 /* Flushes to disk and closes. Accepts NULL. */
 mf_status mf_tensors_close_writer(mf_tensor_writer *writer);
 
-/* All bytes of files, and of the files in folders (recursively, in the order of their names), one after
- * another. */
+/* Tokens: all bytes of files, and of the files in folders (recursively, in the order of their names), one
+ * after another; or the ids of one file that `meshfold tokenize` made, mapped. */
 typedef struct mf_text {
     uint8_t *bytes;
-    int64_t count;
+    int64_t count; /* tokens */
     int files;
+    int width;     /* bytes of an id, little-endian; 0: bytes are the ids themselves */
+    int64_t vocab; /* ids are below it, where they are not bytes */
 } mf_text;
-/* MF_EIO names the path that is missing or unreadable; MF_EINVAL when nothing but empty files is there. */
+static inline int32_t mf_text_at(const mf_text *text, int64_t index) {
+    const uint8_t *at = text->bytes + index * (text->width ? text->width : 1);
+    if (text->width == 2) return at[0] | at[1] << 8;
+    return text->width ? (int32_t)((uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 |
+                                   (uint32_t)at[3] << 24)
+                       : at[0];
+}
+/* A path NAME.bin beside which NAME.json tells of ids is such a file; it must stand alone. MF_EIO names the
+ * path that is missing or unreadable; MF_EINVAL when nothing but empty files is there; MF_EFORMAT when ids
+ * and description differ. */
 mf_status mf_text_load(const char *const *paths, int count, mf_text *out);
 void mf_text_free(mf_text *text);
 

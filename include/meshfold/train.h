@@ -10,15 +10,17 @@
 #include "meshfold/io.h"
 #include "meshfold/model.h"
 
-/* Bytes of text as token ids. The last tenth is held out for evaluation. */
+/* A text's tokens. The last tenth is held out for evaluation. */
 typedef struct mf_dataset {
-    const uint8_t *bytes; /* borrowed */
-    int64_t train, total; /* bytes of training; of all */
+    mf_text text;         /* its tokens are borrowed */
+    int64_t train, total; /* tokens of training; of all */
 } mf_dataset;
 /* MF_EINVAL when either part is shorter than a sequence and the label after it. */
 mf_status mf_dataset_make(const mf_text *text, int64_t seq, mf_dataset *out);
-/* A sequence and its labels (the next bytes): ids, labels: [seq]. Training sequences start anywhere, drawn by
- * (seed, draw); evaluation ones follow each other without overlap. */
+/* MF_EINVAL when the text has tokens beyond a vocabulary. */
+mf_status mf_text_fits(const mf_text *text, int64_t vocab);
+/* A sequence and its labels (the next tokens): ids, labels: [seq]. Training sequences start anywhere, drawn
+ * by (seed, draw); evaluation ones follow each other without overlap. */
 void mf_dataset_draw(const mf_dataset *data, int64_t seq, uint64_t seed, uint64_t draw, int32_t *ids,
                      int32_t *labels);
 int64_t mf_dataset_evals(const mf_dataset *data, int64_t seq);

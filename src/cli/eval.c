@@ -98,12 +98,9 @@ static mf_status prepare(command *c) {
     o->windows = s->windows;
     o->progress = progress;
     MF_TRY(mf_model_check(&o->model, &o->layout, &o->mesh));
-    if (o->model.config.vocab < 256)
-        return MF_FAIL(MF_EINVAL, "vocab_size is %lld; text is bytes, which need at least 256",
-                       (long long)o->model.config.vocab);
     MF_TRY(mf_blame("--data", mf_text_load(s->data.items, s->data.count, &c->text)));
     o->text = &c->text;
-    return MF_OK;
+    return mf_text_fits(&c->text, o->model.config.vocab);
 }
 
 static mf_status body(mf_world *world, void *argument) {
@@ -123,8 +120,11 @@ static int64_t largest_peak(const mf_evaluation *e) {
 static void print(const command *c) {
     const mf_evaluation *e = &c->result;
     char rate[32], peak[32];
-    printf("loss %.6f nats a token, perplexity %.4f, %.4f bits a byte\n", e->loss, exp(e->loss),
-           e->loss / log(2));
+    printf("loss %.6f nats a token, perplexity %.4f", e->loss, exp(e->loss));
+    if (c->text.width)
+        printf("\n");
+    else
+        printf(", %.4f bits a byte\n", e->loss / log(2));
     printf("%lld tokens in %lld window%s of %lld; %s tokens/s, %.0f%% of peak; peak memory of a rank %s\n",
            (long long)e->tokens, (long long)e->windows, mf_plural(e->windows), (long long)c->s.seq,
            mf_rate_text((double)e->tokens / e->seconds, rate), 100 * e->flops / e->seconds / e->peak_flops,

@@ -177,6 +177,7 @@ static mf_status prepare(command *c) {
     MF_TRY(mf_train_check(&c->options));
     if (s->out) MF_TRY(mf_run_folder_check(s->out, s->force));
     MF_TRY(mf_blame("--data", mf_text_load(s->data.items, s->data.count, &c->text)));
+    MF_TRY(mf_text_fits(&c->text, c->options.model.config.vocab));
     return mf_dataset_make(&c->text, s->seq, &c->options.data);
 }
 

@@ -129,10 +129,8 @@ static void draw_ids(command *c, int64_t sequence, int32_t *ids, int32_t *labels
 }
 
 static mf_status load_text(command *c, mf_dataset *out) {
-    if (c->model.config.vocab < 256)
-        return MF_FAIL(MF_EINVAL, "vocab_size is %lld; text is bytes, which need at least 256",
-                       (long long)c->model.config.vocab);
     MF_TRY(mf_blame("--data", mf_text_load(c->s.data.items, c->s.data.count, &c->text)));
+    MF_TRY(mf_text_fits(&c->text, c->model.config.vocab));
     return mf_dataset_make(&c->text, c->s.seq, out);
 }
 

@@ -1,5 +1,6 @@
 /* text.c: finds the files of a text, then reads them into one piece. */
 #include "io/file.h"
+#include "io/ids.h"
 #include "meshfold/io.h"
 
 #include <dirent.h>
@@ -125,6 +126,11 @@ mf_status mf_text_load(const char *const *paths, int count, mf_text *out) {
     source_list list = {0};
     mf_text text = {0};
     *out = (mf_text){0};
+    for (int i = 0; i < count; i++) {
+        if (!mf_ids_described(paths[i])) continue;
+        if (count == 1) return mf_ids_map(paths[0], out);
+        return MF_FAIL(MF_EINVAL, "%s: holds ids: it must be given alone", paths[i]);
+    }
     for (int i = 0; i < count; i++) MF_GO(add_path(&list, paths[i]));
     MF_GO(total_bytes(&list, paths, count, &text.count));
     MF_GO(mf_host_alloc((size_t)text.count, 1, &text.bytes));
@@ -141,6 +147,9 @@ fail:
 }
 
 void mf_text_free(mf_text *text) {
-    mf_host_free(text->bytes);
+    if (text->width)
+        mf_ids_unmap(text);
+    else
+        mf_host_free(text->bytes);
     *text = (mf_text){0};
 }

@@ -12,10 +12,10 @@ typedef struct windows {
 static int64_t lay_out(const windows *w, int64_t index, int32_t *ids, int32_t *labels) {
     int64_t tokens = w->options->model.tokens, first = index * tokens;
     int64_t here = index < w->count ? mf_min(tokens, w->all - first) : 0;
-    const uint8_t *from = w->options->text->bytes + first;
+    const mf_text *text = w->options->text;
     for (int64_t i = 0; i < tokens; i++) {
-        ids[i] = i < here ? from[i] : 0;
-        labels[i] = i < here ? from[i + 1] : -1;
+        ids[i] = i < here ? mf_text_at(text, first + i) : 0;
+        labels[i] = i < here ? mf_text_at(text, first + i + 1) : -1;
     }
     return here;
 }
@@ -85,7 +85,7 @@ mf_status mf_evaluate(mf_world *world, const mf_evaluate_options *options, mf_ev
         .options = options, .run = {.options = &run, .world = world}, .all = options->text->count - 1};
     run.model.forward_only = true;
     if (w.all < 1)
-        return MF_FAIL(MF_EINVAL, "a text of %lld bytes has nothing to predict", (long long)w.all + 1);
+        return MF_FAIL(MF_EINVAL, "a text of %lld tokens has nothing to predict", (long long)w.all + 1);
     w.count = mf_ceil_div(w.all, options->model.tokens);
     if (options->windows > 0) w.count = mf_min(w.count, options->windows);
     MF_GO(mf_run_open(&w.run));

@@ -4,9 +4,6 @@
 enum { PROBE_LEAST = 256, PROBE_MOST = 1024, PROBE_TURNS = 4 };
 
 mf_status mf_train_check(const mf_train_options *o) {
-    if (o->model.config.vocab < 256)
-        return MF_FAIL(MF_EINVAL, "vocab_size is %lld; text is bytes, which need at least 256",
-                       (long long)o->model.config.vocab);
     if (o->adam.warmup >= o->adam.steps && o->adam.warmup > 0)
         return MF_FAIL(MF_EINVAL, "--warmup %lld: must be less than --steps %lld", (long long)o->adam.warmup,
                        (long long)o->adam.steps);
