@@ -24,7 +24,7 @@ typedef struct chunk {
 } chunk;
 
 typedef struct shape {
-    int64_t batch, heads, first_head, group, kv_heads, first_kv_head, head_dim;
+    int64_t batch, heads, first_head, group, kv_heads, first_kv_head, head_dim, window;
     int query_chunks, key_chunks;
     chunk queries[CHUNKS], keys[CHUNKS];
 } shape;
@@ -90,6 +90,7 @@ static void reference_row(problem *p, int64_t batch, int64_t token, int64_t posi
     double *weight = take(kv_count(p) / d, sizeof *weight), top = -INFINITY, sum = 0, delta = 0;
     for (int c = 0; c < p->s.key_chunks; c++)
         for (int64_t j = 0; j < p->s.keys[c].rows && p->s.keys[c].position + j <= position; j++) {
+            if (p->s.window && p->s.keys[c].position + j <= position - p->s.window) continue;
             seen[count] = key_at(p, batch, c, j, kv_head);
             weight[count] = dot(p->q + at, p->k + seen[count], d) * (double)scale_of(p);
             top = fmax(top, weight[count++]);
@@ -188,6 +189,7 @@ static mf_attention_args arguments(const problem *p, answer *a, mf_query_chunk *
                                .kv_heads = s->kv_heads,
                                .first_kv_head = s->first_kv_head,
                                .head_dim = s->head_dim,
+                               .window = s->window,
                                .scale = scale_of(p),
                                .query_chunks = s->query_chunks,
                                .key_chunks = s->key_chunks,
@@ -528,6 +530,28 @@ static void nothing_to_do(void **state) {
 }
 
 /* Queries that see no key at all: some rows of a tile, whole tiles, a whole chunk. */
+/* Windows of one token, shorter than a tile, than a chunk, as long, and longer than all. */
+static void windows(void **state) {
+    (void)state;
+    static const int64_t lengths[] = {1, 2, 31, 40, 130, 512, 700};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        shape one = whole(1, 600, 2, 1, 8), few = whole(2, 33, 4, 2, 6);
+        shape cut = {.batch = 1,
+                     .heads = 3,
+                     .group = 2,
+                     .kv_heads = 2,
+                     .head_dim = 4,
+                     .query_chunks = 2,
+                     .key_chunks = 4,
+                     .queries = {{40, 40}, {240, 40}},
+                     .keys = {{0, 40}, {280, 33}, {40, 40}, {200, 80}}};
+        one.window = few.window = cut.window = lengths[i];
+        check(&one);
+        check(&few);
+        check(&cut);
+    }
+}
+
 static void queries_that_see_no_key(void **state) {
     (void)state;
     shape s = whole(2, 500, 4, 2, 8), chunks = whole(1, 0, 3, 1, 16), no_keys = whole(1, 20, 2, 1, 8);
@@ -814,6 +838,7 @@ int main(void) {
         cmocka_unit_test(both_types_of_products),
         cmocka_unit_test(sizes_of_heads),
         cmocka_unit_test(nothing_to_do),
+        cmocka_unit_test(windows),
         cmocka_unit_test(queries_that_see_no_key),
         cmocka_unit_test(calls_that_see_nothing),
         cmocka_unit_test(rows_before_the_keys_stay),

@@ -260,8 +260,24 @@ sed -i 's/"num_hidden_layers": 1/"num_hidden_layers": 2/' given/config.json
 cp "$whole" given/model.safetensors
 init 'has no tensor model.layers.1.self_attn.q_proj.weight, which the model needs'
 mv given/model.safetensors given/model-00001-of-00001.safetensors
-echo '{}' >given/model.safetensors.index.json
-refuses 'given/model.safetensors.index.json: models in several files are not read by this version' --init given
+index() { # PATTERN JSON: what is wrong with an index over that file
+    echo "$2" >given/model.safetensors.index.json
+    refuses "rank [01]: given/model.safetensors.index.json: $1" --init given
+}
+index 'has no weight_map that says which file a tensor is in' '{}'
+index 'is not valid JSON' '{"weight_map": {"model.norm.weight": '
+index 'tensor model.norm.weight is in no file of this folder' '{"weight_map": {"model.norm.weight": "../a"}}'
+index 'tensor model.norm.weight is in no file of this folder' '{"weight_map": {"model.norm.weight": 7}}'
+index 'tensor model.lost is not in model-00001-of-00001.safetensors, where the index has it' \
+    '{"weight_map": {"model.lost": "model-00001-of-00001.safetensors"}}'
+index 'tensor [a-z0-9._]* of model-00001-of-00001.safetensors is not in the index' \
+    '{"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}'
+echo '{"weight_map": {"model.norm.weight": "model-2.safetensors"}}' >given/model.safetensors.index.json
+refuses 'given/model-2.safetensors: cannot be opened: No such file' --init given
+cp given/model-00001-of-00001.safetensors given/model-2.safetensors
+index 'tensor [a-z0-9._]* of model-00001-of-00001.safetensors is not in the index|is in model-' \
+    '{"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors", "model.embed_tokens.weight": "model-2.safetensors"}}'
+rm given/model-2.safetensors
 sed -i 's/"model": "given"/"model": "tiny"/' base.json
 
 # --- --out ------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,10 @@ printf 'x%.0s' {1..4000} >text
 "$meshfold" train --model tiny --data text --seq 64 --steps 2 >train || complain 'train fails'
 grep -q 'memory and bytes equal' train && grep -q 'predicted .* unknown$' train ||
     complain "train before calibration: $(cat train)"
+# The first step finds no workspace that one before it left.
+"$meshfold" train --model tiny --data text --seq 64 --dtype bf16 --steps 1 >train || complain 'one step fails'
+grep -q 'memory and bytes equal' train || complain "one step: $(cat train)"
+refused 'none/file: cannot be created' calibrate --out none/file
 
 "$meshfold" calibrate --quick --passes 1 >out || complain 'calibrate fails'
 [ "$(cat out)" = "wrote $MESHFOLD_MACHINE" ] || complain "calibrate says $(cat out)"

@@ -3,7 +3,7 @@
 # Where ranks are threads the test is labelled "ranks": those are what the thread sanitizer runs.
 foreach(source ${MF_TESTS})
   get_filename_component(name ${source} NAME_WE)
-  file(STRINGS ${source} starts_threads REGEX "mf_launch|mf_worker|parity_check" LIMIT_COUNT 1)
+  file(STRINGS ${source} starts_threads REGEX "mf_launch|mf_worker|parity_check|checkpoint_run_go" LIMIT_COUNT 1)
   if(starts_threads)
     set_property(TEST ${name} APPEND PROPERTY LABELS ranks)
   endif()

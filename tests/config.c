@@ -22,6 +22,12 @@ static mf_status load_text(const char *text, mf_model_config *out) {
     return mf_config_load(file, out);
 }
 
+#define QWEN3 "\"model_type\": \"qwen3\", " GOOD_SIZES
+#define SLIDING QWEN3 ", \"use_sliding_window\": true, \"sliding_window\": 8, "
+#define LLAMA3(low, high, original)                                                                          \
+    "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": " low ", \"high_freq_factor\": " high   \
+    ", \"original_max_position_embeddings\": " original "}"
+
 static void test_defaults(void **state) {
     (void)state;
     mf_model_config c;
@@ -55,6 +61,68 @@ static void test_given(void **state) {
     assert_int_equal(c.kv_heads, 4);
     assert_int_equal(c.head_dim, 16);
     assert_true(c.rope_theta == 2e6);
+}
+
+/* What each family means where its file says nothing, and what it says by itself. */
+static void test_families(void **state) {
+    (void)state;
+    mf_model_config c;
+    ASSERT_OK(load_text("{\"model_type\": \"mistral\", \"num_key_value_heads\": 2, " GOOD_SIZES "}", &c));
+    assert_true(c.family == MF_MISTRAL && c.window == 4096 && c.window_from == 0 && !c.qkv_bias &&
+                !c.qk_norm);
+    ASSERT_OK(load_text("{\"architectures\": [\"MistralForCausalLM\"], \"num_key_value_heads\": 2, "
+                        "\"sliding_window\": null, " GOOD_SIZES "}",
+                        &c));
+    assert_int_equal(c.window, 0);
+    ASSERT_OK(load_text("{\"model_type\": \"qwen2\", \"num_key_value_heads\": 2, " GOOD_SIZES "}", &c));
+    assert_true(c.family == MF_QWEN2 && c.qkv_bias && !c.qk_norm && c.window == 0 && c.head_dim == 16);
+    ASSERT_OK(load_text("{" SLIDING "\"num_key_value_heads\": 2, \"max_window_layers\": 1}", &c));
+    assert_true(c.family == MF_QWEN3 && !c.qkv_bias && c.qk_norm && c.head_dim == 128);
+    assert_true(c.window == 8 && c.window_from == 1);
+    ASSERT_OK(load_text("{" SLIDING "\"num_key_value_heads\": 2, \"layer_types\": [\"full_attention\", "
+                        "\"sliding_attention\"]}",
+                        &c));
+    assert_int_equal(c.window_from, 1);
+    ASSERT_OK(load_text("{" GOOD ", \"sliding_window\": 7, \"max_position_embeddings\": 77, "
+                        "\"rope_scaling\": " LLAMA3("1", "4", "64") "}",
+                        &c));
+    assert_true(c.window == 0 && c.positions == 77 && c.scaling.kind == MF_ROPE_LLAMA3);
+    assert_true(c.scaling.factor == 8 && c.scaling.low_freq == 1 && c.scaling.high_freq == 4);
+    assert_int_equal(c.scaling.original, 64);
+}
+
+static void same_config(const mf_model_config *a, const mf_model_config *b) {
+    assert_int_equal(a->family, b->family);
+    assert_int_equal(mf_config_params(a), mf_config_params(b));
+    assert_true(a->qkv_bias == b->qkv_bias && a->qk_norm == b->qk_norm && a->head_dim == b->head_dim);
+    assert_true(a->window == b->window && a->window_from == b->window_from);
+    assert_true(a->scaling.kind == b->scaling.kind && a->scaling.factor == b->scaling.factor);
+    assert_true(a->scaling.low_freq == b->scaling.low_freq && a->scaling.high_freq == b->scaling.high_freq);
+    assert_int_equal(a->scaling.original, b->scaling.original);
+}
+
+static void test_families_saved(void **state) {
+    (void)state;
+    for (int family = 0; family < MF_MODEL_FAMILIES; family++)
+        for (int kind = MF_ROPE_PLAIN; kind <= MF_ROPE_LLAMA3; kind++) {
+            mf_model_config c, again = {0};
+            ASSERT_OK(mf_config_preset("tiny", &c));
+            c.family = (mf_model_family)family;
+            c.qkv_bias = family == MF_QWEN2;
+            c.qk_norm = family == MF_QWEN3;
+            c.window = family == MF_LLAMA || kind == 2 ? 0 : 77;
+            c.window_from = c.window && family >= MF_QWEN2 ? 1 : 0;
+            c.positions = 5000;
+            if (kind) c.scaling = (mf_rope_scaling){(mf_rope_kind)kind, 2.7, 0, 0, 0};
+            if (kind == MF_ROPE_LLAMA3)
+                c.scaling.low_freq = 1, c.scaling.high_freq = 4.1, c.scaling.original = 64;
+            ASSERT_OK(mf_config_save(&c, MF_BF16, 4096, file));
+            ASSERT_OK(mf_config_load(file, &again));
+            same_config(&c, &again);
+            assert_int_equal(again.positions, 5000);
+            c.qk_norm = !c.qk_norm;
+            ASSERT_FAILS(mf_config_save(&c, MF_BF16, 4096, file), MF_EINVAL, mf_model_family_name(c.family));
+        }
 }
 
 /* A field that stands in the text twice would be a duplicate, so the text is cut together from what is not
@@ -112,18 +180,35 @@ static void refuse(const char *text, mf_status status, const char *part) {
 static void test_features_refused(void **state) {
     (void)state;
     refuse("{\"architectures\": [\"GPT2LMHeadModel\"], " GOOD_SIZES "}", MF_EUNSUPPORTED,
-           "architectures is [\"GPT2LMHeadModel\"]; LlamaForCausalLM is supported");
+           "architectures is [\"GPT2LMHeadModel\"]; LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM");
     refuse("{" GOOD_SIZES "}", MF_EUNSUPPORTED, "model_type is missing; it must be \"llama\"");
-    refuse("{\"model_type\": \"qwen2\", " GOOD_SIZES "}", MF_EUNSUPPORTED, "model_type is \"qwen2\"");
+    refuse("{\"model_type\": \"gemma\", " GOOD_SIZES "}", MF_EUNSUPPORTED, "model_type is \"gemma\"");
     refuse("{" GOOD ", \"hidden_act\": \"gelu\"}", MF_EUNSUPPORTED, "hidden_act is \"gelu\"");
     refuse("{" GOOD ", \"attention_bias\": true}", MF_EUNSUPPORTED, "attention_bias is true");
     refuse("{" GOOD ", \"mlp_bias\": true}", MF_EUNSUPPORTED, "mlp_bias is true");
     refuse("{" GOOD ", \"attention_dropout\": 0.1}", MF_EUNSUPPORTED, "attention_dropout is 0.1");
-    refuse("{" GOOD ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}}", MF_EUNSUPPORTED,
-           "rope_scaling is of type \"linear\"");
+    refuse("{" GOOD ", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2.0}}", MF_EUNSUPPORTED,
+           "rope_scaling is of type \"yarn\"");
     refuse("{" GOOD ", \"rope_scaling\": {\"factor\": 2.0}}", MF_EUNSUPPORTED, "rope_scaling has no type");
-    refuse("{" GOOD ", \"rope_parameters\": {\"rope_type\": \"llama3\"}}", MF_EUNSUPPORTED,
-           "rope_parameters is of type \"llama3\"");
+    refuse("{" GOOD ", \"rope_parameters\": {\"rope_type\": \"llama3\"}}", MF_EINVAL,
+           "rope_parameters has factor missing");
+    refuse("{" GOOD ", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": -1}}", MF_EINVAL,
+           "rope scaling has factor -1");
+    refuse("{" GOOD ", \"rope_scaling\": " LLAMA3("4", "1", "64") "}", MF_EINVAL,
+           "low_freq_factor 4 and high_freq_factor 1");
+    refuse("{" GOOD ", \"rope_scaling\": " LLAMA3("1", "4", "0") "}", MF_EINVAL,
+           "original_max_position_embeddings is 0");
+    refuse("{" QWEN3 ", \"use_sliding_window\": 1}", MF_EINVAL, "use_sliding_window is 1");
+    refuse("{" QWEN3 ", \"sliding_window\": 0, \"use_sliding_window\": true}", MF_EINVAL,
+           "sliding_window is 0");
+    refuse("{" QWEN3 ", \"attention_bias\": true}", MF_EUNSUPPORTED, "attention_bias is true");
+    refuse("{" SLIDING "\"layer_types\": [\"sliding_attention\", \"full_attention\"]}", MF_EUNSUPPORTED,
+           "layer_types has \"full_attention\" after");
+    refuse("{" SLIDING "\"layer_types\": [\"sliding_attention\"]}", MF_EINVAL, "1 entries for 2 layers");
+    refuse("{" SLIDING "\"layer_types\": [\"linear_attention\", \"full_attention\"]}", MF_EUNSUPPORTED,
+           "layer_types has \"linear_attention\"");
+    refuse("{" QWEN3 ", \"layer_types\": [\"full_attention\", \"sliding_attention\"]}", MF_EINVAL,
+           "there is no window");
     refuse("{" GOOD ", \"rope_parameters\": {\"partial_rotary_factor\": 0.5}}", MF_EUNSUPPORTED,
            "partial_rotary_factor 0.5");
     refuse("{" GOOD ", \"rope_parameters\": 7}", MF_EINVAL, "rope_parameters is 7");
@@ -212,6 +297,14 @@ static void test_counts(void **state) {
         for (int key = 0; key <= query; key++) attention += 3 * 4 * (2 * 8 + 2 * 8);
     double forward = 2.0 * 7 * (double)(products + 11 * 6) + attention;
     assert_true(fabs(mf_config_step_flops(&c, 2, 7) - 3 * 2 * forward) < 0.5);
+    c.window = 3;
+    c.window_from = 1;
+    for (int query = 0; query < 7; query++)
+        for (int key = 0; key <= query - 3; key++) forward -= 2 * 4 * (2 * 8 + 2 * 8);
+    assert_true(fabs(mf_config_step_flops(&c, 2, 7) - 3 * 2 * forward) < 0.5);
+    c.qkv_bias = c.qk_norm = true;
+    assert_int_equal(mf_config_vectors(&c), 3 * (8 * 8 + 2 * 8));
+    c.qkv_bias = c.qk_norm = false;
     c.tied = true;
     assert_int_equal(mf_config_params(&c), products + 3 * 2 * 6 + 6 + 11 * 6);
     assert_true(fabs(mf_config_step_flops(&c, 2, 7) - 3 * 2 * forward) < 0.5);
@@ -237,6 +330,7 @@ int main(void) {
     snprintf(file, sizeof file, "%s/config.json", folder);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),         cmocka_unit_test(test_given),
+        cmocka_unit_test(test_families),         cmocka_unit_test(test_families_saved),
         cmocka_unit_test(test_sizes_refused),    cmocka_unit_test(test_features_refused),
         cmocka_unit_test(test_files_refused),    cmocka_unit_test(test_find),
         cmocka_unit_test(test_presets_and_save), cmocka_unit_test(test_limits_fit_together),

@@ -154,6 +154,23 @@ static void longer_ones_too(void **state) {
 }
 #endif
 
+/* Biases, norms of heads, a window, stretched angles. */
+static void relatives_too(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i += MF_TEST_SPARSE ? 4 : 1)
+        for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+            both *b = make(type, 77, 1);
+            mf_model_config *c = &b->options.model.config;
+            c->qkv_bias = i % 2 == 0;
+            c->qk_norm = i % 3 < 2;
+            c->window = 9;
+            c->window_from = (int64_t)i % 2;
+            c->scaling = (mf_rope_scaling){MF_ROPE_LLAMA3, 8, 1, 4, 64};
+            every_mode(b, meshes[i]);
+            mf_host_free(b);
+        }
+}
+
 /* A model that no machine here has memory for. */
 static void large_models_run_dry(void **state) {
     (void)state;
@@ -186,11 +203,26 @@ static double pairs_met(const mf_attention_args *a) {
     for (int i = 0; i < a->query_chunks; i++) {
         const mf_query_chunk *q = &a->queries[i];
         for (int64_t row = 0; row < q->rows; row++) {
-            int64_t last = q->position + mf_min(row / MF_QUERY_TILE * MF_QUERY_TILE + MF_QUERY_TILE, q->rows);
-            for (int j = 0; j < a->key_chunks; j++)
-                pairs += (double)mf_max(0, mf_min(last - a->keys[j].position, a->keys[j].rows));
+            int64_t tile = q->position + row / MF_QUERY_TILE * MF_QUERY_TILE;
+            int64_t end = mf_min(tile + MF_QUERY_TILE, q->position + q->rows);
+            int64_t begin = a->window ? tile - a->window + 1 : -1000000;
+            for (int j = 0; j < a->key_chunks; j++) {
+                int64_t first = mf_max(begin, a->keys[j].position);
+                pairs += (double)mf_max(0, mf_min(end, a->keys[j].position + a->keys[j].rows) - first);
+            }
         }
     }
+    return pairs * (double)(a->batch * a->heads);
+}
+
+static double pairs_seen(const mf_attention_args *a) {
+    double pairs = 0;
+    for (int i = 0; i < a->query_chunks; i++)
+        for (int64_t p = a->queries[i].position; p < a->queries[i].position + a->queries[i].rows; p++)
+            for (int j = 0; j < a->key_chunks; j++) {
+                int64_t first = mf_max(a->window ? p - a->window + 1 : 0, a->keys[j].position);
+                pairs += (double)mf_max(0, mf_min(p + 1, a->keys[j].position + a->keys[j].rows) - first);
+            }
     return pairs * (double)(a->batch * a->heads);
 }
 
@@ -203,9 +235,15 @@ static void pairs_are_counted_by_tiles(void **state) {
                                           {.rows = random[2], .position = random[3]}};
         const mf_key_chunk keys[] = {{.rows = random[4], .position = random[5]},
                                      {.rows = random[6], .position = random[7]}};
-        const mf_attention_args a = {
-            .batch = 2, .heads = 3, .query_chunks = 2, .key_chunks = 2, .queries = queries, .keys = keys};
+        const mf_attention_args a = {.batch = 2,
+                                     .heads = 3,
+                                     .window = i % 3 ? (int64_t)(mf_random_u64(3, 9, i) % 400) : 0,
+                                     .query_chunks = 2,
+                                     .key_chunks = 2,
+                                     .queries = queries,
+                                     .keys = keys};
         assert_true(mf_attention_pairs_met(&a) == pairs_met(&a));
+        assert_true(mf_attention_pairs(&a) == pairs_seen(&a));
     }
 }
 
@@ -288,6 +326,7 @@ int main(void) {
 #if !defined(__SANITIZE_THREAD__)
         cmocka_unit_test(longer_ones_too),
 #endif
+        cmocka_unit_test(relatives_too),
         cmocka_unit_test(large_models_run_dry),
         cmocka_unit_test(pairs_are_counted_by_tiles),
         cmocka_unit_test(time_passes_as_the_costs_say),

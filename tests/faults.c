@@ -84,7 +84,8 @@ static mf_status finished(void *context, const mf_train_summary *summary) {
 static mf_status body(mf_world *world, void *argument) {
     trial *t = argument;
     int rank = mf_world_rank(world);
-    const mf_train_observer observer = {t, started, stepped, evaluated, finished};
+    const mf_train_observer observer = {
+        .context = t, .started = started, .stepped = stepped, .evaluated = evaluated, .finished = finished};
     t->status[rank] = mf_train(world, &t->options, &observer);
     if (t->status[rank]) t->error[rank] = *mf_error_last();
     __atomic_add_fetch(&t->ended, 1, __ATOMIC_RELAXED);
@@ -274,6 +275,23 @@ static void other_layouts_fail_alike(void **state) {
     }
 }
 
+/* Biases, norms of heads, windows: where a family's own gradients and workspace come in. */
+static void relatives_fail_alike(void **state) {
+    (void)state;
+    static const char *const meshes[] = {"tsp=3", "tp=3", "tp=2,sp=2,exchange=ring"};
+    for (int i = 0; i < 3; i++) {
+        trial *t = trial_make(meshes[i], i ? MF_BF16 : MF_F32, MF_RECOMPUTE_NONE, i % 2);
+        mf_model_config *c = &t->options.model.config;
+        c->family = i == 1 ? MF_QWEN2 : MF_QWEN3;
+        c->qkv_bias = i == 1;
+        c->qk_norm = i != 1;
+        c->window = 5;
+        t->stride = LAYOUT_STRIDE;
+        fail_in_mode(t, i + 1);
+        mf_host_free(t);
+    }
+}
+
 static void refuse_in_mode(trial *t, int mode) {
     (void)mode;
     t->options.eval_every = 1;
@@ -432,13 +450,11 @@ static void one_skipped_step_changes_nothing(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(injected_failures),
-                                       cmocka_unit_test(other_layouts_fail_alike),
-                                       cmocka_unit_test(observer_ends_the_run),
-                                       cmocka_unit_test(model_cannot_be_saved),
-                                       cmocka_unit_test(poisoned_weights_end_the_run),
-                                       cmocka_unit_test(absurd_rate_ends_the_run),
-                                       cmocka_unit_test(one_skipped_step_changes_nothing)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(injected_failures),        cmocka_unit_test(other_layouts_fail_alike),
+        cmocka_unit_test(relatives_fail_alike),     cmocka_unit_test(observer_ends_the_run),
+        cmocka_unit_test(model_cannot_be_saved),    cmocka_unit_test(poisoned_weights_end_the_run),
+        cmocka_unit_test(absurd_rate_ends_the_run), cmocka_unit_test(one_skipped_step_changes_nothing)};
     snprintf(folder, sizeof folder, "%s/meshfold-faults-XXXXXX", P_tmpdir);
     if (!mkdtemp(folder)) return 1;
     snprintf(model_file, sizeof model_file, "%s/model.safetensors", folder);

@@ -119,6 +119,24 @@ LAYOUTS(four)
 LAYOUTS(six)
 LAYOUTS(eight)
 
+/* A window that is one token, shorter than a rank's chunks, as long, longer, and longer than the sequence. */
+static void windows_of_any_length(void **state) {
+    (void)state;
+    static const int64_t lengths[] = {1, 5, 10, 13, 40, 100};
+    static const char *const meshes[] = {
+        "tsp=2",     "sp=2,exchange=ring", "sp=2,exchange=ulysses",
+        "tp=2,sp=2", "tsp=2,stream=ring",  "sp=2,stream=gather,exchange=ring"};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        for (size_t m = 0; m < sizeof meshes / sizeof *meshes; m++) {
+            parity_case shape = *parity_case_at(0);
+            parity_run run = {.type = MF_F32, .threads = 1};
+            shape.config.window = lengths[i];
+            shape.tokens = 40; /* two ranks have chunks of ten */
+            ASSERT_OK(parity_lay_out(&run, &shape, meshes[m]));
+            parity_check(&run, i % 2);
+        }
+}
+
 /* Ulysses must have run somewhere: shapes that it refuses are passed over. */
 static void ulysses_fits_some_shapes(void **state) {
     (void)state;
@@ -151,6 +169,7 @@ int main(void) {
         cmocka_unit_test(on_four_ranks),
         cmocka_unit_test(on_six_ranks),
         cmocka_unit_test(on_eight_ranks),
+        cmocka_unit_test(windows_of_any_length),
         cmocka_unit_test(ulysses_fits_some_shapes),
         cmocka_unit_test(models_follow_each_other_on_one_mesh),
     };

@@ -235,7 +235,11 @@ static void rope_one(mf_device *device, const turning *c, mf_dtype type, bool in
     void *in = values("in", span(rows, width, in_ld), in_type), *out = blank(span(rows, width, out_ld), type);
     double *want = doubles(packed(in, in_type, rows, width, in_ld), rows * width, in_type);
     turn(c, want, inverse);
-    ASSERT_OK(mf_rope_table(device, c->first, c->tokens, c->head_dim, 10000.0, table));
+    ASSERT_OK(mf_rope_table(device, &(mf_rope_table_args){.first = c->first,
+                                                          .rows = c->tokens,
+                                                          .head_dim = c->head_dim,
+                                                          .theta = 10000,
+                                                          .cos_sin = table}));
     mf_rope_args args = {.type = type,
                          .batch = c->batch,
                          .tokens = c->tokens,
@@ -275,21 +279,117 @@ static void test_rope(void **state) {
     }
 }
 
-static void test_rope_table(void **state) {
-    (void)state;
+/* Llama 3.1's rule, by wavelengths: short ones stay, long ones are stretched, those between are mixed. */
+static double scaled(double frequency, const mf_rope_scaling *s) {
+    double wavelength = 2 * acos(-1) / frequency, original = (double)s->original;
+    if (s->kind == MF_ROPE_PLAIN) return frequency;
+    if (s->kind == MF_ROPE_LINEAR || wavelength > original / s->low_freq) return frequency / s->factor;
+    if (wavelength < original / s->high_freq) return frequency;
+    double smooth = (original / wavelength - s->low_freq) / (s->high_freq - s->low_freq);
+    return (1 - smooth) * frequency / s->factor + smooth * frequency;
+}
+
+static void rope_table(mf_rope_scaling scaling) {
     enum { ROWS = 31, DIM = 96 };
     const int64_t first = 1000003;
     float *got = blank(ROWS * DIM, MF_F32);
     double *want = take(ROWS * DIM * sizeof *want);
     for (int64_t t = 0; t < ROWS; t++)
         for (int64_t i = 0; i < DIM / 2; i++) {
-            double angle = (double)(first + t) / pow(500000.0, 2.0 * (double)i / DIM);
+            double frequency = 1 / pow(500000.0, 2.0 * (double)i / DIM);
+            double angle = (double)(first + t) * scaled(frequency, &scaling);
             want[t * DIM + i] = cos(angle);
             want[t * DIM + DIM / 2 + i] = sin(angle);
         }
     for (int m = 0; m < MACHINES; m++) {
-        ASSERT_OK(mf_rope_table(machine[m], first, ROWS, DIM, 500000.0, got));
+        ASSERT_OK(mf_rope_table(machine[m], &(mf_rope_table_args){first, ROWS, DIM, 500000, scaling, got}));
         check_close("rope table", ROWS * DIM, got, MF_F32, want);
+    }
+}
+
+static void test_rope_table(void **state) {
+    (void)state;
+    rope_table((mf_rope_scaling){0});
+    rope_table((mf_rope_scaling){.kind = MF_ROPE_LINEAR, .factor = 2.5});
+    rope_table((mf_rope_scaling){MF_ROPE_LLAMA3, 8, 1, 4, 8192});
+}
+
+/* Norms of heads, and biases: gradients are of sums of d * y. */
+
+static void headnorm_one(int64_t rows, int64_t heads, int64_t d, mf_dtype type) {
+    int64_t width = heads * d, ld = width + 3, d_ld = width + 5;
+    mf_headnorm_args a = {.type = type, .rows = rows, .heads = heads, .head_dim = d, .eps = 1e-5f, .ld = ld};
+    void *x = values("x", span(rows, width, ld), type), *dy = values("dy", span(rows, width, d_ld), type);
+    float *w = normals("w", d), *dw[MACHINES];
+    double *in = doubles(packed(x, type, rows, width, ld), rows * width, type), *w2 = doubles(w, d, MF_F32),
+           *out = doubles(packed(x, type, rows, width, ld), rows * width, type),
+           *grad = doubles(packed(dy, type, rows, width, d_ld), rows * width, type),
+           *want_dx = take((size_t)(rows * width) * sizeof *want_dx),
+           *want_dw = doubles(normals("dw", d), d, MF_F32);
+    void *dx[MACHINES];
+    for (int64_t i = 0; i < rows * width; i++) want_dx[i] = 0;
+    for (int64_t t = 0; t < rows * heads; t++) {
+        double r = inverse_rms(d, in + t * d, 1e-5);
+        for (int64_t i = 0; i < d; i++) out[t * d + i] *= r * w2[i];
+    }
+    norm_differences(rows * heads, d, 1e-5, in, w2, grad, want_dx, want_dw);
+    a.weight = w;
+    for (int m = 0; m < MACHINES; m++) {
+        a.x = copy_of(x, span(rows, width, ld), type);
+        ASSERT_OK(mf_headnorm_forward(machine[m], &a));
+        check_close("norm of heads", rows * width, packed(a.x, type, rows, width, ld), type, out);
+        a.x = x;
+        a.d = dx[m] = copy_of(dy, span(rows, width, d_ld), type);
+        a.d_ld = d_ld;
+        a.dweight = dw[m] = normals("dw", d);
+        ASSERT_OK(mf_headnorm_backward(machine[m], &a));
+        check_close("norm of heads dx", rows * width, packed(a.d, type, rows, width, d_ld), type, want_dx);
+        check_close("norm of heads dweight", d, dw[m], MF_F32, want_dw);
+    }
+    check_same("dx on two threads", dx[1], dx[0], bytes_of(span(rows, width, d_ld), type));
+    check_same("dweight on two threads", dw[1], dw[0], bytes_of(d, MF_F32));
+}
+
+static void test_headnorm(void **state) {
+    (void)state;
+    static const int64_t shapes[][3] = {{0, 3, 8},  {5, 0, 8},    {1, 1, 2},   {7, 3, 6},
+                                        {64, 1, 2}, {130, 2, 33}, {65, 5, 128}};
+    for (int i = 0; i < 7 * 2; i++) {
+        int mark = held_count;
+        headnorm_one(shapes[i / 2][0], shapes[i / 2][1], shapes[i / 2][2], types[i % 2]);
+        drop_to(mark);
+    }
+}
+
+static void bias_one(int64_t rows, int64_t width, mf_dtype type) {
+    int64_t ld = width + 4;
+    float *bias = normals("bias", width), *sums[MACHINES];
+    void *x = values("x", span(rows, width, ld), type);
+    double *in = doubles(packed(x, type, rows, width, ld), rows * width, type),
+           *want = doubles(packed(x, type, rows, width, ld), rows * width, type),
+           *want_sums = doubles(normals("sums", width), width, MF_F32);
+    for (int64_t i = 0; i < rows * width; i++) {
+        want[i] += (double)bias[i % width];
+        want_sums[i % width] += in[i];
+    }
+    for (int m = 0; m < MACHINES; m++) {
+        mf_bias_args a = {.type = type, .rows = rows, .width = width, .bias = bias, .d = x, .ld = ld};
+        a.x = copy_of(x, span(rows, width, ld), type);
+        a.d_bias = sums[m] = normals("sums", width);
+        ASSERT_OK(mf_bias_forward(machine[m], &a));
+        check_close("bias", rows * width, packed(a.x, type, rows, width, ld), type, want);
+        ASSERT_OK(mf_bias_backward(machine[m], &a));
+        check_close("bias's gradient", width, sums[m], MF_F32, want_sums);
+    }
+    check_same("sums on two threads", sums[1], sums[0], bytes_of(width, MF_F32));
+}
+
+static void test_bias(void **state) {
+    (void)state;
+    for (int i = 0; i < SIZES * 2; i++) {
+        int mark = held_count;
+        bias_one(sizes[i / 2][0], sizes[i / 2][1], types[i % 2]);
+        drop_to(mark);
     }
 }
 
@@ -339,7 +439,20 @@ static void test_layers_refuse(void **state) {
     ASSERT_FAILS(mf_rope(d, &rope), MF_EINVAL, "even head size");
     rope.head_dim = 4, rope.tokens = 2;
     ASSERT_FAILS(mf_rope(d, &rope), MF_EINVAL, "rows overlap");
-    ASSERT_FAILS(mf_rope_table(d, 0, 1, 3, 1e4, x), MF_EINVAL, "even head size");
+    ASSERT_FAILS(
+        mf_rope_table(d, &(mf_rope_table_args){.rows = 1, .head_dim = 3, .theta = 1e4, .cos_sin = x}),
+        MF_EINVAL, "even head size");
+    mf_rope_table_args table = {.rows = 1, .head_dim = 4, .theta = 1e4, .cos_sin = x};
+    table.scaling = (mf_rope_scaling){.kind = MF_ROPE_LINEAR};
+    ASSERT_FAILS(mf_rope_table(d, &table), MF_EINVAL, "scaled by 0");
+    table.scaling = (mf_rope_scaling){MF_ROPE_LLAMA3, 8, 4, 4, 64};
+    ASSERT_FAILS(mf_rope_table(d, &table), MF_EINVAL, "between 4 and 4 turns in 64 tokens");
+    mf_headnorm_args heads = {.rows = 2, .heads = 2, .head_dim = 2, .x = x, .ld = 3};
+    ASSERT_FAILS(mf_headnorm_forward(d, &heads), MF_EINVAL, "rows overlap");
+    heads.ld = 4, heads.d_ld = 3;
+    ASSERT_FAILS(mf_headnorm_backward(d, &heads), MF_EINVAL, "rows overlap");
+    mf_bias_args bias = {.rows = 2, .width = 4, .x = x, .ld = 3};
+    ASSERT_FAILS(mf_bias_forward(d, &bias), MF_EINVAL, "rows overlap");
     ASSERT_FAILS(mf_rmsnorm_forward(d, -1, 4, 0, MF_F32, x, x, x), MF_EINVAL, "-1 x 4");
     ASSERT_FAILS(mf_swiglu_forward(d, &(mf_swiglu_args){.n = 2, .width = 4, .in_ld = 3}), MF_EINVAL,
                  "rows overlap");
@@ -350,6 +463,7 @@ int main(void) {
         OPS_TEST(test_gemm),         OPS_TEST(test_gemm_empty), OPS_TEST(test_gemm_large),
         OPS_TEST(test_gemm_refuses), OPS_TEST(test_rmsnorm),    OPS_TEST(test_rope),
         OPS_TEST(test_rope_table),   OPS_TEST(test_swiglu),     OPS_TEST(test_layers_refuse),
+        OPS_TEST(test_headnorm),     OPS_TEST(test_bias),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

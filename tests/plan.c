@@ -42,6 +42,9 @@ static void clusters_are_read(void **state) {
     assert_true(c.levels == 3 && c.level[1].ranks == 4 && c.level[2].bytes_per_s == 1e9);
 }
 
+#define TWELVE "twelve bytes"
+#define NINETY_SIX TWELVE TWELVE TWELVE TWELVE TWELVE TWELVE TWELVE TWELVE
+
 static void clusters_are_refused(void **state) {
     (void)state;
     static const struct {
@@ -50,6 +53,10 @@ static void clusters_are_refused(void **state) {
                {"\"name\": \"two by two\", ", "", "name is missing"},
                {"\"memory_gib\": 1", "\"memory_gib\": 0", "device.memory_gib must be above zero"},
                {"\"memory_gib\": 1", "\"memory_gib\": \"1\"", "device.memory_gib must be a number"},
+               {"\"memory_gib\": 1", "\"memory_gib\": 1e308", "device.memory_gib must be from 1e-12 to 1e15"},
+               {"\"share\": 0.5", "\"share\": 5e-324", "device.gemm.share must be from 1e-12 to 1e15"},
+               {"\"two by two\"", "\"two\\nby two\"", "name has control characters"},
+               {"two by two", NINETY_SIX, "name is longer than 95 bytes"},
                {"\"bf16\": 2", "\"bf16\": -2", "device.tflops.bf16 must be above zero"},
                {", \"bf16\": 2", "", "device.tflops.bf16 is missing"},
                {"\"share\": 0.5", "\"share\": 1.5", "device.gemm.share is of the peak"},

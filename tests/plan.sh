@@ -76,6 +76,11 @@ for more in 0 1024; do
     grep -q "^tsp=8  *$([ $more = 0 ] && echo fits || echo 'short by')" found || complain "$tokens + $more: $(cat found)"
 done
 
+# Matrix products have no more rows than 32 bits count.
+"$meshfold" plan --model tiny --seq 268435456 --batch 16 --cluster "$cluster" --mesh single sp=4 --longest >found ||
+    complain 'many rows: exit'
+grep -q '^single  *impossible: ' found && grep -q '^sp=4 ' found || complain "many rows: $(cat found)"
+
 # A page, and formulas, which need no cluster.
 "${search[@]}" --ranks 4 --html page.html >/dev/null && grep -q 'tsp=4' page.html || complain '--html'
 "$meshfold" plan --model tsp-7b --ranks 8 --analytic | grep -q '^tsp=8 ' || complain '--analytic'
@@ -91,7 +96,7 @@ refuses() {
 }
 echo '{"name": "x"}' >broken.json
 refuses '--cluster: broken.json: device is missing' --model tiny --cluster broken.json --mesh single
-refuses '--cluster: none.json: cannot be read' --model tiny --cluster none.json --mesh single
+refuses '--cluster: none.json: cannot be opened' --model tiny --cluster none.json --mesh single
 refuses 'needs --cluster' --model tiny --mesh single
 refuses '--mesh' --model tiny --cluster "$cluster"
 refuses 'no axis is called "tq"' --model tiny --cluster "$cluster" --mesh tq=2
@@ -104,6 +109,13 @@ refuses '--explain' --model tiny --cluster "$cluster" --ranks 2 --explain --json
 refuses '--top' --model tiny --cluster "$cluster" --mesh tsp=2 --top 3
 refuses '--analytic needs --ranks' --model tiny --analytic
 refuses 'without --mesh' --model tiny --analytic --ranks 2 --mesh tsp=2
+refuses 'and --trace' --model tiny --analytic --ranks 2 --trace trace.json
+refuses 'without --cluster' --model tiny --analytic --ranks 2 --cluster "$cluster"
+refuses '--rounds is of --validate' --model tiny --cluster "$cluster" --ranks 2 --rounds 2
+refuses '--top is for a search' --model tiny --analytic --ranks 2 --top 2
+refuses 'is not a regular file' --model tiny --cluster . --mesh single
+refuses 'no model two lines' --model $'two\nlines' --cluster "$cluster" --mesh single
+refuses 'tokens are the most' --model tiny --cluster "$cluster" --seq 268435456 --batch 16 --ranks 1
 refuses 'needs --model' --cluster "$cluster" --mesh single
 
 [ "$failures" = 0 ] || exit 1

@@ -192,6 +192,17 @@ static void counters_equal_formulas(void **state) {
         }
 }
 
+/* Biases and norms of heads are summed over all ranks; a window sends no less. */
+static void relatives_too(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i++) {
+        counted c = {.model = small_model(8)};
+        c.model.config.qkv_bias = c.model.config.qk_norm = true;
+        c.model.config.window = 5;
+        every_mode(&c, meshes[i]);
+    }
+}
+
 /* What a rank sends for one layer's forward: a model of two layers against one of one. */
 static double layer_volume(const char *mesh, int64_t hidden, int64_t kv_heads, int64_t tokens) {
     double volume[2] = {0, 0};
@@ -229,6 +240,7 @@ static void tsp_sends_less_beyond_the_crossover(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(counters_equal_formulas),
+                                       cmocka_unit_test(relatives_too),
                                        cmocka_unit_test(tsp_sends_less_beyond_the_crossover)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -143,6 +143,9 @@ uint64_t mf_random_key(const char *name);                            /* 64-bit F
 uint64_t mf_random_u64(uint64_t seed, uint64_t key, uint64_t index); /* uniform */
 float mf_random_normal(uint64_t seed, uint64_t key, uint64_t index); /* mean 0, deviation 1 */
 
+/* Of n > 0 values, which it sorts. */
+double mf_median(double *values, int64_t n);
+
 /* Element types of tensors. */
 typedef enum mf_dtype { MF_F32, MF_BF16 } mf_dtype;
 static inline size_t mf_dtype_bytes(mf_dtype type) { return type == MF_F32 ? 4 : 2; }

@@ -48,7 +48,8 @@ typedef struct mf_gemm_args {
 } mf_gemm_args;
 mf_status mf_gemm(mf_device *device, const mf_gemm_args *args);
 
-/* Attention (softmax over keys at positions <= the query's) of some query chunks over some key chunks.
+/* Attention (softmax over keys at positions <= the query's, and above the query's - window) of some query
+ * chunks over some key chunks.
  * A chunk is a run of consecutive tokens of every sequence of the batch. Keys and values are read where they
  * lie. Query head i of the call reads key head (first_head + i) / group - first_kv_head of the call. */
 typedef struct mf_query_chunk {
@@ -70,6 +71,7 @@ typedef struct mf_attention_args {
     int64_t heads, first_head, group;
     int64_t kv_heads, first_kv_head;
     int64_t head_dim;
+    int64_t window; /* keys that a query sees at most, its own the last; 0: all before it */
     float scale;
     int query_chunks, key_chunks;
     const mf_query_chunk *queries;
@@ -133,9 +135,57 @@ typedef struct mf_rope_args {
     bool inverse; /* the transpose, which is what a gradient needs */
 } mf_rope_args;
 mf_status mf_rope(mf_device *device, const mf_rope_args *args);
-/* Fills cos_sin: [rows, head_dim] for positions first .. first + rows - 1. */
-mf_status mf_rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
-                        float *cos_sin);
+/* How angles are stretched so that a model reads more tokens than it was first trained on. */
+typedef enum mf_rope_kind {
+    MF_ROPE_PLAIN,
+    MF_ROPE_LINEAR, /* all frequencies / factor (Chen et al., arXiv 2306.15595) */
+    MF_ROPE_LLAMA3  /* of those that turn less than low_freq times in `original` tokens; those that turn more
+                       than high_freq times stay, those between are mixed (Llama 3.1, as in transformers) */
+} mf_rope_kind;
+typedef struct mf_rope_scaling {
+    mf_rope_kind kind;
+    double factor, low_freq, high_freq;
+    int64_t original;
+} mf_rope_scaling;
+/* Fills cos_sin: [rows, head_dim] for positions first .. first + rows - 1: pair i of a head turns by position
+ * * theta^(-2i / head_dim), scaled. */
+typedef struct mf_rope_table_args {
+    int64_t first, rows, head_dim;
+    double theta;
+    mf_rope_scaling scaling;
+    float *cos_sin;
+} mf_rope_table_args;
+mf_status mf_rope_table(mf_device *device, const mf_rope_table_args *args);
+
+/* RMS norm over each head of rows that lie ld apart (Henry et al., arXiv 2010.04245, as in Qwen3), and its
+ * backward. */
+typedef struct mf_headnorm_args {
+    mf_dtype type;
+    int64_t rows, heads, head_dim;
+    float eps;
+    const float *weight; /* [head_dim] */
+    void *x;             /* [rows, heads, head_dim] compute type. Forward: overwritten with its norm */
+    int64_t ld;
+    /* backward only: x is as forward found it */
+    void *d; /* the same for the norm's gradient. Overwritten with that of x */
+    int64_t d_ld;
+    float *dweight; /* [head_dim] += */
+} mf_headnorm_args;
+mf_status mf_headnorm_forward(mf_device *device, const mf_headnorm_args *args);
+mf_status mf_headnorm_backward(mf_device *device, const mf_headnorm_args *args);
+
+/* A bias: the same vector added to every row, and its gradient. */
+typedef struct mf_bias_args {
+    mf_dtype type;
+    int64_t rows, width;
+    const float *bias; /* [width] */
+    void *x;           /* forward: [rows, width] compute type += bias */
+    const void *d;     /* backward: [rows, width] compute type */
+    int64_t ld;        /* of x, or of d */
+    float *d_bias;     /* backward: [width] += sums of d's columns */
+} mf_bias_args;
+mf_status mf_bias_forward(mf_device *device, const mf_bias_args *args);
+mf_status mf_bias_backward(mf_device *device, const mf_bias_args *args);
 
 /* Gated activation of n rows of `width`: out = silu(gate) * up. All compute type, row distances given. */
 typedef struct mf_swiglu_args {
@@ -252,6 +302,10 @@ typedef enum mf_operation {
     MF_DO_RMSNORM_BACKWARD,
     MF_DO_ROPE,
     MF_DO_ROPE_TABLE,
+    MF_DO_HEADNORM_FORWARD,
+    MF_DO_HEADNORM_BACKWARD,
+    MF_DO_BIAS_FORWARD,
+    MF_DO_BIAS_BACKWARD,
     MF_DO_SWIGLU_FORWARD,
     MF_DO_SWIGLU_BACKWARD,
     MF_DO_EMBED_FORWARD,
@@ -302,7 +356,7 @@ struct mf_costs {
     int ranks;           /* that work at one time; the costs' own too */
     double (*gemm_s)(const mf_costs *costs, const mf_gemm_args *args);
     /* pairs: of a query and a key that are computed, over all heads and sequences: queries go by tiles of 128
-     * rows, and with a tile all keys that its last row sees. */
+     * rows, and with a tile all keys that any of its rows sees. */
     double (*attention_s)(const mf_costs *costs, const mf_attention_args *args, bool backward, double pairs);
     /* An operation on this type that reads and writes so many bytes. */
     double (*touch_s)(const mf_costs *costs, mf_operation operation, mf_dtype type, double bytes);

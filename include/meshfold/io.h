@@ -30,9 +30,23 @@ typedef struct mf_safetensors mf_safetensors;
  * shapes. MF_EIO, MF_EFORMAT name the file and the tensor. */
 mf_status mf_safetensors_open(const char *path, mf_safetensors **out);
 void mf_safetensors_close(mf_safetensors *file);
+/* A text of the file's __metadata__; the file's; NULL when absent. */
+const char *mf_safetensors_metadata(const mf_safetensors *file, const char *name);
 int mf_safetensors_count(const mf_safetensors *file);
 const mf_tensor_info *mf_safetensors_at(const mf_safetensors *file, int index);
 const mf_tensor_info *mf_safetensors_find(const mf_safetensors *file, const char *name);
+/* The tensors of a model's folder: those of model.safetensors, or of the files that
+ * model.safetensors.index.json names. All files are mapped and checked; MF_EFORMAT names a tensor that the
+ * index has where it is not, that is in two files, or that the index does not have. */
+typedef struct mf_tensor_set mf_tensor_set;
+mf_status mf_tensor_set_open(const char *folder, mf_tensor_set **out);
+void mf_tensor_set_close(mf_tensor_set *set);
+/* The one file, or the index; the set's. */
+const char *mf_tensor_set_path(const mf_tensor_set *set);
+/* By number from 0; NULL past the last. */
+const mf_tensor_info *mf_tensor_set_at(const mf_tensor_set *set, int index);
+const mf_tensor_info *mf_tensor_set_find(const mf_tensor_set *set, const char *name);
+
 /* out: [rows, cols] f32, a slice of a 1-D ([1, n]) or 2-D tensor of any of the float types. MF_EINVAL out of
  * range. */
 mf_status mf_tensor_read(const mf_tensor_info *tensor, int64_t first_row, int64_t rows, int64_t first_col,

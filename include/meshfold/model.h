@@ -1,7 +1,7 @@
 /* model.h: what a transformer is, and one rank's share of it.
  *
  *     mf_model_config config;
- *     MF_TRY(mf_config_load("config.json", &config));       // Hugging Face's LlamaForCausalLM
+ *     MF_TRY(mf_config_load("config.json", &config));       // Hugging Face's, of a family below
  *     mf_model_options options = {.config = config, .batch = 1, .tokens = 8192, .seed = 1};
  *     MF_TRY(mf_model_create(&options, layout, &mesh, device, &model));   // collective
  *     MF_TRY(mf_model_init(model, master));
@@ -13,12 +13,25 @@
 
 #include "meshfold/schedule.h"
 
-/* Llama: RMS norms before attention and MLP, grouped-query attention with rotary positions, gated MLP. */
+/* Whose names and defaults a config.json has. */
+typedef enum mf_model_family { MF_LLAMA, MF_MISTRAL, MF_QWEN2, MF_QWEN3, MF_MODEL_FAMILIES } mf_model_family;
+
+/* Llama's block: RMS norms before attention and MLP, grouped-query attention with rotary positions, gated
+ * MLP; and what its relatives add to it, each by itself. */
 typedef struct mf_model_config {
     int64_t hidden, layers, heads, kv_heads, head_dim, ffn, vocab;
     double rope_theta, norm_eps, init_range;
     bool tied; /* the output head is the embedding */
+    mf_model_family family;
+    bool qkv_bias;       /* projections of queries, keys and values have biases */
+    bool qk_norm;        /* queries and keys are normalised, head by head, before they are turned */
+    int64_t window;      /* keys that a query sees at most, its own the last; 0: all before it */
+    int64_t window_from; /* the layers from this one on have the window, those before see all */
+    int64_t positions;   /* max_position_embeddings: what it was trained for; 0: not said */
+    mf_rope_scaling scaling;
 } mf_model_config;
+/* "LlamaForCausalLM", ... */
+const char *mf_model_family_name(mf_model_family family);
 
 /* MF_EINVAL names the field that is missing, negative, zero or absurd; MF_EIO, MF_EFORMAT the file. */
 mf_status mf_config_load(const char *path, mf_model_config *out);
@@ -28,16 +41,23 @@ mf_status mf_config_preset(const char *name, mf_model_config *out);
 mf_status mf_config_find(const char *name, mf_model_config *out);
 /* Checks that sizes fit together, as load does. */
 mf_status mf_config_check(const mf_model_config *config, const char *where);
-/* Writes a config.json that Hugging Face reads. positions: max_position_embeddings. */
+/* Writes a config.json that Hugging Face reads, in the family's names. positions: what it has been used with;
+ * max_position_embeddings is at least that. */
 mf_status mf_config_save(const mf_model_config *config, mf_dtype type, int64_t positions, const char *path);
+/* Gives a saved config.json the ids of special tokens that another has. */
+mf_status mf_config_carry(const char *from, const char *to);
 /* Names and one line each of the presets, for --help: index from 0; false at the end. */
 bool mf_config_preset_at(int index, const char **name, const char **about);
 
 /* Number of parameters. */
 int64_t mf_config_params(const mf_model_config *config);
+/* Of these, the biases and norms of heads. */
+int64_t mf_config_vectors(const mf_model_config *config);
+/* Pairs of a query and a key that it sees, of one head and a sequence of so many tokens. */
+double mf_config_pairs(const mf_model_config *config, int64_t layer, int64_t tokens);
 /* Model FLOPs of one training step over `sequences` of `tokens`: forward 2 a weight and token in the products
- * (the output head counts, the embedding does not), causal attention 2 * 2 * head_dim * heads * S(S+1)/2 a
- * layer; backward twice that; recomputation is not counted. */
+ * (the output head counts, the embedding does not), attention 2 * 2 * head_dim * heads * pairs a layer, which
+ * are S(S+1)/2 without a window; backward twice that; recomputation is not counted. */
 double mf_config_step_flops(const mf_model_config *config, int64_t sequences, int64_t tokens);
 
 typedef enum mf_recompute {
@@ -86,9 +106,19 @@ typedef struct mf_gradient_call {
                     at work */
 } mf_gradient_call;
 /* The same, and += the gradient of scale * loss. After the last call of a step the gradients are sums over
- * all ranks, of cut parameters in the elements that this rank updates, of replicated ones (the norms) on
- * every rank. Collective. */
+ * all ranks, of cut parameters in the elements that this rank updates, of replicated ones (norms and biases)
+ * on every rank. Collective. */
 mf_status mf_model_gradients(mf_model *model, const mf_gradient_call *call, double *loss);
+
+typedef struct mf_logits_call {
+    const int32_t *ids;    /* [batch, rows], this rank's tokens */
+    int64_t count;         /* of tokens whose logits are wanted */
+    const int64_t *tokens; /* [count] sequence * tokens + position, the same on every rank of a replica */
+    float *logits;         /* [count, vocab] f32, overwritten */
+} mf_logits_call;
+/* The scores of the token after each of some, whole on every rank: each rank's vocabulary shards stream past
+ * the tokens that it has. MF_EINVAL for a token that no sequence has. Collective. */
+mf_status mf_model_logits(mf_model *model, const mf_logits_call *call);
 
 /* A named parameter, and the slice of it that this rank holds. The names are Hugging Face's. */
 typedef struct mf_param_view {
@@ -126,7 +156,7 @@ mf_status mf_model_collect_gradient(mf_model *model, int param, float *whole);
 
 /* Fills master: [cut] f32 and the replicated weights with their initial values, which depend on the seed, the
  * name and the global index only. Deviation initializer_range; projections into the residual stream are
- * divided by sqrt(2 * layers) (Radford et al. 2019, 2.3). */
+ * divided by sqrt(2 * layers) (Radford et al. 2019, 2.3). Norms begin as ones, biases as zeros. */
 mf_status mf_model_init(mf_model *model, float *master);
 
 #endif

@@ -67,6 +67,9 @@ typedef struct mf_plan_result {
  * cluster (NULL) only memory and transfers are found: the rest is 0. */
 mf_status mf_plan(const mf_cluster *cluster, const mf_measure_options *options, int rank, bool borrows,
                   mf_plan_result *out);
+/* The same of a run's first step, which finds no workspace that one before it left. */
+mf_status mf_plan_first(const mf_cluster *cluster, const mf_measure_options *options, int rank, bool borrows,
+                        mf_plan_result *out);
 
 /* <0: a plan that fits before one that doesn't; then by tokens a second, or by how little is missing. */
 int mf_plan_compare(const mf_plan_result *a, const mf_plan_result *b);
@@ -132,8 +135,8 @@ typedef struct mf_longest {
     int64_t step;        /* at least 1024, and twice the ranks that share a sequence */
     mf_plan_result plan; /* at that length */
 } mf_longest;
-/* options->model.tokens is not looked at. Longer sequences are taken to need more memory, up to 2^28 tokens.
- */
+/* options->model.tokens is not looked at. Longer sequences are taken to need more memory, up to 2^28 tokens,
+ * or as many as mf_model_check lets through. */
 mf_status mf_plan_longest(const mf_cluster *cluster, const mf_measure_options *options, bool borrows,
                           mf_longest *out);
 

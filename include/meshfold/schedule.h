@@ -196,6 +196,7 @@ float *mf_exchange_dvalues(const mf_exchange *exchange, int64_t head);
 /* What a call attends with: heads `first` .. of the open slot. */
 typedef struct mf_attend {
     int64_t first, heads;
+    int64_t window; /* keys that a query sees at most; 0: all before it */
     void *a; /* own tokens' results at `first`: [batch * rows, ...] compute type, token to token width */
     /* backward */
     const void *da; /* [batch * rows, heads, head_dim] compute type */
@@ -273,5 +274,8 @@ mf_status mf_layout_parse(const char *text, const mf_layout_words *defaults, mf_
 mf_layout mf_layout_of(const mf_mesh_spec *mesh);
 /* Axes whose ranks hold the same weights. */
 mf_axes mf_layout_replicas(const mf_mesh_spec *mesh, const mf_layout *layout);
+/* What a layout does, in one line, for people. */
+enum { MF_LAYOUT_DESCRIPTION = 160 };
+void mf_layout_describe(const mf_layout *layout, char out[MF_LAYOUT_DESCRIPTION]);
 
 #endif

@@ -10,6 +10,8 @@
 #include "meshfold/io.h"
 #include "meshfold/model.h"
 
+#include <signal.h>
+
 /* A text's tokens. The last tenth is held out for evaluation. */
 typedef struct mf_dataset {
     mf_text text;         /* its tokens are borrowed */
@@ -63,6 +65,13 @@ typedef struct mf_train_options {
     const char *init_from; /* a model folder, or NULL */
     const char *save_to;   /* folder for the trained model, or NULL; it must exist */
     mf_dataset data;
+    const char
+        *checkpoints;     /* folder that checkpoints are written to, or NULL: none are; made when missing */
+    int64_t save_every;   /* steps between them; 0: only where the run ends or is stopped */
+    int keep;             /* newest checkpoints that stay; at least 2 do */
+    const char *settings; /* a JSON object that checkpoints keep, or NULL */
+    const char *resume_from; /* go on from the newest whole checkpoint here, or this one; NULL: begin */
+    const volatile sig_atomic_t *stop; /* not 0 on any rank: end after this step; NULL: never */
 } mf_train_options;
 
 /* One step, as everyone sees it. */
@@ -108,24 +117,32 @@ typedef struct mf_train_summary {
     double flops_per_step, flops_share,
         peak_flops; /* peak: measured before the first step, all ranks' threads */
     int64_t steps, skipped, params;
+    int64_t ran;       /* steps of this process */
+    bool skipped_last; /* the last of them changed nothing, and told nobody of it */
     const char *engine, *device;
     int ranks;
     const mf_rank_report *rank; /* [ranks] */
 } mf_train_summary;
 
+struct mf_checkpoint_saved; /* checkpoint.h */
 /* Called on rank 0 only; an error ends the run. Any member may be NULL. */
 typedef struct mf_train_observer {
     void *context;
     mf_status (*started)(void *context, const mf_train_options *options, double peak_flops);
     mf_status (*stepped)(void *context, const mf_step_metrics *metrics);
     mf_status (*evaluated)(void *context, int64_t step, double loss);
-    mf_status (*finished)(void *context, const mf_train_summary *summary);
+    mf_status (*finished)(void *context, const mf_train_summary *summary); /* not of a run that was stopped */
+    /* Before `started`: a checkpoint that is not whole, and the one that the run goes on from. */
+    void (*passed_over)(void *context, const char *path, const char *why);
+    mf_status (*resumed)(void *context, int64_t step, const char *path);
+    mf_status (*saved)(void *context, int64_t step, const struct mf_checkpoint_saved *saved);
+    mf_status (*stopped)(void *context, int64_t step); /* the last call then */
 } mf_train_observer;
 
 /* Checks what can be checked before anything starts. MF_EINVAL names the setting. */
 mf_status mf_train_check(const mf_train_options *options);
 /* Trains. Collective over the world, whose size is the mesh's. MF_ENONFINITE after ten steps skipped in a
- * row. */
+ * row. A checkpoint that can't be written ends the run: MF_EIO names the file, and earlier ones stay. */
 mf_status mf_train(mf_world *world, const mf_train_options *options, const mf_train_observer *observer);
 
 /* A model's loss on a text, in windows of model.tokens that follow each other; the last is filled up with
@@ -249,11 +266,16 @@ typedef struct mf_verify_errors {
 mf_verify_observer mf_verify_compare(const mf_verify_reference *reference, mf_verify_errors *out);
 void mf_verify_errors_free(mf_verify_errors *errors);
 
-/* Reads this rank's slices of a Hugging Face model folder into master: [cut] f32 and the model's replicated
- * weights. MF_EFORMAT names the tensor that is missing or of another shape. Collective. */
+/* Reads this rank's slices of a Hugging Face model folder, of one file or several, into master: [cut] f32 and
+ * the model's replicated weights. MF_EFORMAT names the tensor that is missing or of another shape.
+ * Collective.
+ */
 mf_status mf_model_load(mf_model *model, const char *folder, float *master);
 /* Writes model.safetensors and config.json to a folder, each rank its slices; ranks that hold the same write
  * once. Gradients, which must be zero, are zero again after. Collective. */
 mf_status mf_model_save(mf_model *model, mf_device *device, const char *folder);
+/* Gives a saved model's folder what goes with the weights of another and is there: its tokenizer, how it
+ * generates, and in config.json its special tokens. Not collective. */
+mf_status mf_model_carry(const char *from, const char *to);
 
 #endif

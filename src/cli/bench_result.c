@@ -87,21 +87,10 @@ void mf_bench_free(mf_bench *b) {
     mf_host_free(b->cases);
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Sorts the values. */
-static double median(double *values, int n) {
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
-}
-
 static double median_exposed(const mf_bench_case *c) {
     double values[MF_BENCH_ROUNDS];
     memcpy(values, c->exposed, sizeof values);
-    return median(values, c->rounds);
+    return mf_median(values, c->rounds);
 }
 
 /* Over all lengths and rounds: one probe while the machine was slow must not flatter. 0: nothing was
@@ -114,9 +103,9 @@ static double peak_of_mesh(const mf_bench *b, int mesh) {
         const mf_bench_case *at = mf_bench_at(b, length, mesh);
         if (at->refused) continue;
         memcpy(values, at->peak_flops, sizeof values);
-        medians[n++] = median(values, at->rounds);
+        medians[n++] = mf_median(values, at->rounds);
     }
-    return n ? median(medians, n) : 0;
+    return n ? mf_median(medians, n) : 0;
 }
 
 /* What the machine can do is the same whatever runs on it: the best that any mesh's probe found. */
@@ -130,7 +119,7 @@ static void times(const mf_bench *b, const mf_bench_case *c, mf_bench_figures *f
     double values[MF_BENCH_ROUNDS * MF_BENCH_STEPS];
     int n = c->rounds * b->steps;
     memcpy(values, c->step_s, (size_t)n * sizeof *values);
-    f->step_s = median(values, n);
+    f->step_s = mf_median(values, n);
     f->step_s_min = values[0];
     f->step_s_max = values[n - 1];
     f->tokens_per_s = (double)c->first.tokens / f->step_s;

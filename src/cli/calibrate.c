@@ -7,8 +7,10 @@
 #include "meshfold/io.h"
 #include "meshfold/plan.h"
 
+#include <errno.h>
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 typedef struct command {
@@ -121,18 +123,26 @@ static void describe_machine(command *c) {
     out->level[0].bytes_per_s = link > 0 ? link : copies;
 }
 
+static mf_status check_writable(const char *file, const char *folder) {
+    struct stat info;
+    if (stat(file, &info) == 0 && !S_ISREG(info.st_mode))
+        return MF_FAIL(MF_EIO, "%s: cannot be written: it exists and is not a regular file", file);
+    if (access(folder, W_OK) == 0) return MF_OK;
+    return MF_FAIL(MF_EIO, "%s: cannot be created: %s", file, strerror(errno));
+}
+
 /* Found out before the minutes that measuring takes. */
 static mf_status prepare(command *c) {
     char folder[sizeof c->file];
-    if (c->out) {
+    if (c->out)
         snprintf(c->file, sizeof c->file, "%s", c->out);
-        return MF_OK;
-    }
-    MF_TRY(mf_machine_file(c->file));
+    else
+        MF_TRY(mf_machine_file(c->file));
     snprintf(folder, sizeof folder, "%s", c->file);
     char *slash = strrchr(folder, '/');
-    if (slash) *slash = 0;
-    return slash && *folder ? mf_folder_make(folder) : MF_OK;
+    if (slash) slash[slash == folder] = 0;
+    if (!c->out && slash) MF_TRY(mf_folder_make(folder));
+    return check_writable(c->file, slash ? folder : ".");
 }
 
 static mf_status run(command *c) {

@@ -92,26 +92,37 @@ static mf_status check_only(const mf_flag *flag, const char *file, const json_t 
     return status;
 }
 
-static mf_status read_member(mf_flags *flags, const char *name, const json_t *value) {
+/* A source of settings in JSON. */
+typedef struct origin {
+    const char *name; /* for errors */
+    mf_flag_source source;
+} origin;
+
+static mf_status read_member(mf_flags *flags, const origin *from, const char *name, const json_t *value) {
     int index = find(flags, name, strlen(name));
     if (index < 0) {
         const char *meant = nearest_flag(flags, name);
-        return MF_FAIL(MF_EINVAL, "%s: unknown name \"%s\"%s%s%s; see %s --help", flags->config, name,
+        return MF_FAIL(MF_EINVAL, "%s: unknown name \"%s\"%s%s%s; see %s --help", from->name, name,
                        meant ? ": did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "",
                        flags->command);
     }
     const mf_flag *flag = mf_flags_at(flags, index);
     if (flag == &flags->config_flag)
-        return MF_FAIL(MF_EINVAL, "%s: a configuration file can't name another", flags->config);
-    if (flags->sources[index] == MF_FROM_LINE) return check_only(flag, flags->config, value);
-    flags->sources[index] = MF_FROM_FILE;
-    return mf_flag_set_json(flag, flags->config, value, flag->target);
+        return MF_FAIL(MF_EINVAL, "%s: a configuration file can't name another", from->name);
+    if (flags->sources[index] > from->source) return check_only(flag, from->name, value);
+    flags->sources[index] = from->source;
+    return mf_flag_set_json(flag, from->name, value, flag->target);
+}
+
+static mf_status read_members(mf_flags *flags, const origin *from, json_t *object) {
+    const char *name = NULL;
+    json_t *value = NULL;
+    json_object_foreach(object, name, value) MF_TRY(read_member(flags, from, name, value));
+    return MF_OK;
 }
 
 static mf_status read_file(mf_flags *flags) {
     json_error_t error;
-    const char *name = NULL;
-    json_t *value = NULL;
     struct stat found;
     if (stat(flags->config, &found) == 0 && S_ISDIR(found.st_mode))
         return MF_FAIL(MF_EIO, "--config %s: is a folder, not a JSON file", flags->config);
@@ -122,8 +133,14 @@ static mf_status read_file(mf_flags *flags) {
         return MF_FAIL(MF_EFORMAT, "%s: is not valid JSON: line %d: %s", flags->config, error.line,
                        error.text);
     if (!json_is_object(flags->file)) return MF_FAIL(MF_EFORMAT, "%s: expected a JSON object", flags->config);
-    json_object_foreach(flags->file, name, value) MF_TRY(read_member(flags, name, value));
-    return MF_OK;
+    return read_members(flags, &(origin){flags->config, MF_FROM_FILE}, flags->file);
+}
+
+static mf_status read_earlier(mf_flags *flags) {
+    const char *where = NULL;
+    MF_TRY(flags->inherit(flags, flags->inherit_context, &flags->earlier, &where));
+    if (!flags->earlier) return MF_OK;
+    return read_members(flags, &(origin){where, MF_FROM_EARLIER}, flags->earlier);
 }
 
 static bool asks_help(int argc, char **argv) {
@@ -154,6 +171,7 @@ mf_status mf_flags_parse(mf_flags *flags, int argc, char **argv) {
     if (flags->help) return MF_OK;
     MF_TRY(read_line(flags, argc, argv));
     if (flags->config) MF_TRY(read_file(flags));
+    if (flags->inherit) MF_TRY(read_earlier(flags));
     return fall_back(flags);
 }
 
@@ -169,7 +187,8 @@ void mf_flags_free(mf_flags *flags) {
     mf_host_free(flags->sources);
     flags->sources = NULL;
     json_decref(flags->file);
-    flags->file = NULL;
+    json_decref(flags->earlier);
+    flags->file = flags->earlier = NULL;
 }
 
 bool mf_flags_given(const mf_flags *flags, const char *name) {

@@ -15,8 +15,8 @@
  *
  * `--name value` and `--name=value` are one; a value that begins with "--" needs the second form. Every
  * command also knows --help (or -h) and --config FILE: a JSON object of flags' names (no dashes) and values.
- * The command line wins over the file, the file over the fallback. What mf_flags_resolved returns can be
- * given back as such a file. */
+ * The command line wins over the file, the file over what a command inherits from an earlier one, that over
+ * the fallback. What mf_flags_resolved returns can be given back as such a file. */
 #ifndef MF_CLI_FLAGS_H
 #define MF_CLI_FLAGS_H
 
@@ -60,15 +60,28 @@ typedef struct mf_flag_group {
     int count;
 } mf_flag_group;
 
-typedef enum mf_flag_source { MF_FROM_NOTHING, MF_FROM_FALLBACK, MF_FROM_FILE, MF_FROM_LINE } mf_flag_source;
+typedef enum mf_flag_source {
+    MF_FROM_NOTHING,
+    MF_FROM_FALLBACK,
+    MF_FROM_EARLIER,
+    MF_FROM_FILE,
+    MF_FROM_LINE
+} mf_flag_source;
 
-/* The first five members are the caller's, zero the rest; tables and targets must outlive it. */
-typedef struct mf_flags {
+typedef struct mf_flags mf_flags;
+/* Once the line and the file are read: settings of an earlier run, as a configuration file has them, and
+ * where they stand; *out NULL: none. *out is the flags', *where lasts as long as they. */
+typedef mf_status (*mf_flags_inherit)(mf_flags *flags, void *context, json_t **out, const char **where);
+
+/* The first seven members are the caller's, zero the rest; tables and targets must outlive it. */
+struct mf_flags {
     const char *command; /* "meshfold train" */
     const char *usage;   /* what follows it in help's usage line; NULL: "[flags]" */
     const char *about;   /* one line */
     const mf_flag_group *groups;
     int group_count;
+    mf_flags_inherit inherit; /* NULL: never */
+    void *inherit_context;
 
     bool help; /* --help was among the words; nothing else was looked at */
 
@@ -76,7 +89,8 @@ typedef struct mf_flags {
     mf_flag config_flag;     /* its table line, behind all groups */
     mf_flag_source *sources; /* one a flag, in the tables' order */
     json_t *file;            /* --config's content: texts taken from it live as long */
-} mf_flags;
+    json_t *earlier;         /* what was inherited; the same */
+};
 
 /* Reads argv[1] .. argv[argc - 1] and the file that --config names. MF_EINVAL names the flag and what it
  * takes; MF_EIO and MF_EFORMAT name the file. mf_flags_free is due after failure too. */

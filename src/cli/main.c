@@ -11,6 +11,7 @@ static const struct command {
 } commands[] = {
     {"train", "train a model on one or many ranks", mf_command_train},
     {"eval", "loss and perplexity of a model on a text", mf_command_eval},
+    {"tokenize", "turn text into token ids, and show what they are", mf_command_tokenize},
     {"verify", "compare loss and gradients of one model on several meshes", mf_command_verify},
     {"bench", "measure one model under many layouts, side by side", mf_command_bench},
     {"plan", "run a step dry on a described cluster: what fits, how fast", mf_command_plan},

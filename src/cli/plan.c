@@ -140,9 +140,13 @@ static mf_status check_modes(const command *c) {
         return MF_FAIL(MF_EINVAL, "--explain is for people to read: give it without --json");
     if (s->analytic && !s->ranks)
         return MF_FAIL(MF_EINVAL, "--analytic needs --ranks: how many share the model");
-    if (s->analytic && (s->mesh.count || s->explain || s->longest || s->html))
+    if (s->analytic && (s->mesh.count || s->explain || s->longest || s->html || s->trace))
         return MF_FAIL(MF_EINVAL, "--analytic has rows of its own: give it without --mesh, --explain, "
-                                  "--longest and --html");
+                                  "--longest, --html and --trace");
+    if (s->analytic && s->cluster)
+        return MF_FAIL(MF_EINVAL, "--analytic is about any cluster: give it without --cluster");
+    if (!s->validate && mf_flags_given(&c->flags, "rounds"))
+        return MF_FAIL(MF_EINVAL, "--rounds is of --validate");
     if (s->validate && (s->analytic || s->explain || s->longest || s->html || s->trace || s->ranks))
         return MF_FAIL(MF_EINVAL, "--validate has a table of its own: give it without --ranks, --analytic, "
                                   "--explain, --longest, --html and --trace");
@@ -154,12 +158,13 @@ static mf_status check_modes(const command *c) {
 static mf_status check_flags(const command *c) {
     const settings *s = &c->s;
     MF_TRY(check_modes(c));
+    if ((s->analytic || s->validate || s->mesh.count) && mf_flags_given(&c->flags, "top"))
+        return MF_FAIL(MF_EINVAL,
+                       "--top is for a search: of --mesh, --analytic and --validate all are shown");
     if (s->analytic || s->validate) return MF_OK;
     if (!s->mesh.count && !s->ranks)
         return MF_FAIL(MF_EINVAL,
                        "meshfold plan needs --mesh, or --ranks to search for one; see meshfold plan --help");
-    if (s->mesh.count && mf_flags_given(&c->flags, "top"))
-        return MF_FAIL(MF_EINVAL, "--top is for a search: of --mesh all are shown");
     return MF_OK;
 }
 

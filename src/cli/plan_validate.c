@@ -7,7 +7,6 @@
 
 #include <jansson.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -36,16 +35,10 @@ static const char *const usual[] = {
 enum { USUAL = sizeof usual / sizeof *usual };
 static const double turn_s = 0.5, pace_s = 0.1;
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median(const double *values, int n) {
     double sorted[STEPS];
     memcpy(sorted, values, (size_t)n * sizeof *sorted);
-    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
-    return n % 2 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
+    return mf_median(sorted, n);
 }
 
 static const mf_rates *rates_of(const mf_cluster *machine, int ranks) {

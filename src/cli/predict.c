@@ -51,7 +51,11 @@ mf_status mf_predict(const mf_cluster *machine, const mf_measure_options *option
                      mf_prediction *out) {
     mf_plan_result plan;
     bool timed = times_known(machine, mf_mesh_ranks(&options->mesh), options->threads);
-    MF_TRY(mf_plan(timed ? machine : NULL, options, rank, borrows, &plan));
+    const mf_cluster *cluster = timed ? machine : NULL;
+    if (options->steps == 0)
+        MF_TRY(mf_plan_first(cluster, options, rank, borrows, &plan));
+    else
+        MF_TRY(mf_plan(cluster, options, rank, borrows, &plan));
     *out = (mf_prediction){.rank = plan.rank, .step_s = plan.step_s};
     return MF_OK;
 }

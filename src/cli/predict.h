@@ -17,7 +17,8 @@ typedef struct mf_prediction {
 mf_status mf_machine_file(char out[4096]);
 /* The machine at hand; *known: it was calibrated. Owned by the caller (mf_host_free); NULL when unknown. */
 mf_status mf_machine_load(mf_cluster **out);
-/* machine: or NULL. borrows: as the real run does. */
+/* Of the last step. machine: or NULL. options->steps: that the real run had after its first. borrows: as the
+ * real run does. */
 mf_status mf_predict(const mf_cluster *machine, const mf_measure_options *options, bool borrows, int rank,
                      mf_prediction *out);
 json_t *mf_prediction_json(const mf_mesh_spec *mesh, const mf_prediction *prediction);

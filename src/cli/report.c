@@ -3,6 +3,7 @@
 
 #include "meshfold/comm.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,12 @@ static void let_first_speak(const mf_error *error) {
     if (rank && mf_launched_by_mpi() && error->rank < 0 && strcmp(rank, "0") != 0) sleep(2);
 }
 
+/* On one line, whatever names from files and flags are in it. */
+static void print_message(const char *message) {
+    for (const char *c = message; *c; c++) fputc(iscntrl((unsigned char)*c) ? ' ' : *c, stderr);
+    fputc('\n', stderr);
+}
+
 int mf_report_error(mf_status status) {
     const mf_error *error = mf_error_last();
     const char *trace = getenv("MESHFOLD_TRACE");
@@ -29,7 +36,7 @@ int mf_report_error(mf_status status) {
     fflush(stdout);
     fputs("meshfold: error: ", stderr);
     if (error->rank >= 0) fprintf(stderr, "rank %d: ", error->rank);
-    fprintf(stderr, "%s\n", error->message);
+    print_message(error->message);
     if (trace && strcmp(trace, "1") == 0) print_trace(error);
     switch (status) {
     case MF_EINVAL:

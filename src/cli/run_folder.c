@@ -1,11 +1,12 @@
 /* run_folder.c: see run_folder.h. */
 #include "cli/run_folder.h"
 
+#include "io/json_file.h"
+#include "meshfold/checkpoint.h"
 #include "meshfold/io.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -64,16 +65,11 @@ mf_status mf_run_folder_check(const char *folder, bool force) {
 
 mf_status mf_run_folder_write(const char *folder, const char *name, const json_t *value, size_t digits) {
     mf_status status = MF_OK;
-    char *path = NULL, *line = NULL;
-    char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
-    if (!text) return MF_FAIL(MF_ENOMEM, "no memory for %s", name);
+    char *path = NULL;
     MF_GO(mf_format(&path, "%s/%s", folder, name));
-    MF_GO(mf_format(&line, "%s\n", text));
-    MF_GO(mf_file_write(path, line, strlen(line)));
+    MF_GO(mf_json_write(path, value, JSON_INDENT(2) | JSON_REAL_PRECISION(digits)));
 fail:
-    mf_host_free(line);
     mf_host_free(path);
-    free(text);
     return status;
 }
 
@@ -88,7 +84,17 @@ static mf_status remove_summary(const char *folder) {
     return status;
 }
 
-mf_status mf_run_folder_open(const char *folder, const json_t *resolved, FILE **metrics) {
+mf_status mf_run_folder_forget(const char *folder) {
+    char *checkpoints = NULL;
+    MF_TRY(mf_format(&checkpoints, "%s/checkpoints", folder));
+    mf_status status = mf_checkpoints_tidy(checkpoints, -1);
+    if (!status && rmdir(checkpoints) != 0 && errno != ENOENT && errno != ENOTEMPTY)
+        status = MF_FAIL(MF_EIO, "%s: cannot be removed: %s", checkpoints, strerror(errno));
+    mf_host_free(checkpoints);
+    return status;
+}
+
+mf_status mf_run_folder_open(const char *folder, const json_t *resolved, bool go_on, FILE **metrics) {
     mf_status status = MF_OK;
     char *path = NULL, *model = NULL;
     MF_GO(mf_format(&model, "%s/model", folder));
@@ -96,7 +102,7 @@ mf_status mf_run_folder_open(const char *folder, const json_t *resolved, FILE **
     MF_GO(mf_folder_make(model));
     MF_GO(remove_summary(folder));
     MF_GO(mf_run_folder_write(folder, "resolved.json", resolved, DIGITS_AS_TYPED));
-    *metrics = fopen(path, "w");
+    *metrics = fopen(path, go_on ? "a" : "w");
     if (!*metrics) MF_GO(MF_FAIL(MF_EIO, "%s: cannot be written: %s", path, strerror(errno)));
 fail:
     mf_host_free(model);

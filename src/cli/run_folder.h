@@ -11,8 +11,10 @@
  * written. */
 mf_status mf_run_folder_check(const char *folder, bool force);
 /* Makes the folder, writes resolved.json, takes away an older run's summary and opens metrics.jsonl, which
- * the caller closes. MF_EIO. */
-mf_status mf_run_folder_open(const char *folder, const json_t *resolved, FILE **metrics);
+ * the caller closes. go_on: what is in that stays. MF_EIO. */
+mf_status mf_run_folder_open(const char *folder, const json_t *resolved, bool go_on, FILE **metrics);
+/* Removes the checkpoints that an older run left in it. MF_EIO. */
+mf_status mf_run_folder_forget(const char *folder);
 /* Writes `value` to folder/name, with numbers of so many digits. MF_EIO. */
 mf_status mf_run_folder_write(const char *folder, const char *name, const json_t *value, size_t digits);
 

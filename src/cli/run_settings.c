@@ -10,11 +10,12 @@ void mf_run_settings_begin(mf_run_settings *s) { s->threads = s->kv_bucket = s->
 
 void mf_run_settings_add_model(mf_run_settings *s, mf_flag_table *t, bool init) {
     mf_table_add(t, MF_TEXT("model", &s->model, "PRESET|PATH",
-                            "a preset (see below), a Hugging Face config.json or a folder that holds one"));
+                            "a preset (see below), a Hugging Face config.json (of a Llama, Mistral, Qwen2 or "
+                            "Qwen3) or a folder that holds one"));
     if (!init) return;
     mf_table_add(t, MF_TEXT("init", &s->init, "DIR",
-                            "start from the weights in this Hugging Face model folder, and its config.json "
-                            "unless --model is given"));
+                            "start from the weights in this Hugging Face model folder, in one safetensors "
+                            "file or several, and its config.json unless --model is given"));
 }
 
 void mf_run_settings_add_layout(mf_run_settings *s, mf_flag_table *t) {

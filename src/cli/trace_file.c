@@ -3,10 +3,9 @@
  * lanes, then a complete event ("X") for each span, in microseconds. */
 #include "cli/trace_file.h"
 
-#include "meshfold/io.h"
+#include "io/json_file.h"
 
 #include <jansson.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { LANES = 32 };
@@ -54,10 +53,8 @@ mf_status mf_trace_write(const mf_trace *trace, const char *name, const char *pa
     for (int i = 0; i < known.count; i++)
         json_array_append_new(events, metadata("thread_name", i, known.name[i]));
     json_t *all = json_pack("{s:o, s:s}", "traceEvents", events, "displayTimeUnit", "ms");
-    char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
-    mf_status status = !text || trace->lost ? MF_FAIL(MF_ENOMEM, "%s: no memory for the trace", path)
-                                            : mf_file_write(path, text, strlen(text));
-    free(text);
+    mf_status status = trace->lost ? MF_FAIL(MF_ENOMEM, "%s: no memory for the trace", path)
+                                   : mf_json_write(path, all, JSON_COMPACT | JSON_REAL_PRECISION(12));
     json_decref(all);
     return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
 }

@@ -1,15 +1,20 @@
 /* train.c: `meshfold train`. */
 #include "cli/commands.h"
 #include "cli/predict.h"
+#include "cli/resume.h"
 #include "cli/run_folder.h"
 #include "cli/run_settings.h"
+#include "cli/stop_signal.h"
 #include "cli/train_report.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 typedef struct settings {
     mf_run_settings run;
     const char *mesh, *out;
     mf_words data;
-    int64_t seq, batch, accumulate, steps, warmup, eval_every, eval_batches;
+    int64_t seq, batch, accumulate, steps, warmup, eval_every, eval_batches, save_every, keep;
     double lr, min_lr, beta1, beta2, eps, weight_decay, clip;
     bool force, json;
 } settings;
@@ -21,8 +26,9 @@ typedef struct command {
     mf_text text;
     mf_train_options options;
     mf_train_report report;
+    mf_resume resume;
     json_t *resolved;
-    char *save_to;
+    char *save_to, *checkpoints, *kept_settings;
     mf_cluster *machine; /* NULL: not calibrated */
 } command;
 
@@ -93,19 +99,37 @@ static void add_outputs(settings *s, mf_flag_table *t) {
                               "print one JSON object a line: each step, each evaluation, the summary"));
 }
 
+static void add_checkpoints(command *c) {
+    settings *s = &c->s;
+    mf_flag_table *t = &c->table;
+    mf_table_group(t, "Checkpoints");
+    mf_table_add(t, MF_INT("save-every", &s->save_every, NULL, 0, 1 << 30,
+                           "steps between checkpoints in --out; one more is written at the end, and when "
+                           "SIGINT, SIGTERM or SIGUSR1 asks the run to stop; 0: only then (default: none)"));
+    mf_table_add(t, MF_INT("keep", &s->keep, "2", 2, 1 << 20, "newest checkpoints that stay"));
+    mf_table_add(t,
+                 MF_TEXT("resume", &c->resume.folder, "DIR",
+                         "go on with the run in this folder from its newest whole checkpoint, or from this "
+                         "checkpoint, on any mesh; all flags are the run's, but for those given"));
+}
+
 static void describe(command *c) {
     add_inputs(&c->s, &c->table);
     add_layout(&c->s, &c->table);
     add_step(&c->s, &c->table);
     add_optimizer(&c->s, &c->table);
     add_outputs(&c->s, &c->table);
-    c->flags =
-        (mf_flags){.command = "meshfold train",
-                   .usage = "--model PRESET|PATH --data PATH... [flags]",
-                   .about = "trains a Llama on text, its weights and sequences cut over ranks as --mesh says",
-                   .groups = c->table.group,
-                   .group_count = c->table.groups};
+    add_checkpoints(c);
+    c->flags = (mf_flags){
+        .command = "meshfold train",
+        .usage = "--model PRESET|PATH --data PATH... | --resume DIR [flags]",
+        .about = "trains a transformer on text, its weights and sequences cut over ranks as --mesh says",
+        .groups = c->table.group,
+        .group_count = c->table.groups,
+        .inherit = mf_resume_inherit,
+        .inherit_context = &c->resume};
     mf_run_settings_begin(&c->s.run);
+    c->s.save_every = -1;
     c->s.warmup = -1;
     c->s.min_lr = -1;
 }
@@ -118,7 +142,9 @@ static void help(command *c) {
            "  meshfold train --init runs/demo/model --data book.txt --mesh tsp=2 --out runs/more\n"
            "  meshfold train --config runs/demo/resolved.json --out runs/again\n"
            "  meshfold train --model demo --data book.txt --mesh dp=2,tp=2 --reduction scatter\n"
-           "  mpiexec -n 4 meshfold train --model demo --data book.txt --mesh tsp=4 --out runs/demo4\n");
+           "  mpiexec -n 4 meshfold train --model demo --data book.txt --mesh tsp=4 --out runs/demo4\n"
+           "  meshfold train --model demo --data book.txt --out runs/long --save-every 100\n"
+           "  meshfold train --resume runs/long --mesh tsp=2 --steps 400\n");
 }
 
 /* Defaults that depend on other settings; they are written to resolved.json like the rest. */
@@ -133,6 +159,12 @@ static mf_status fill_defaults(command *c) {
     mf_flags_settle(&c->flags, "warmup");
     mf_flags_settle(&c->flags, "min-lr");
     return MF_OK;
+}
+
+/* A resumed run leaves the folder that it was in as it is. */
+static bool is_elsewhere(const command *c) {
+    const char *run = c->resume.run, *out = c->s.out;
+    return c->resume.folder && (!run || !out || strcmp(run, out) != 0);
 }
 
 static void fill_options(command *c) {
@@ -155,8 +187,14 @@ static void fill_options(command *c) {
     o->threads = (int)s->run.threads;
     o->init_from = s->run.init;
     o->save_to = c->save_to;
+    o->checkpoints = c->checkpoints;
+    o->save_every = s->save_every;
+    o->keep = (int)s->keep;
+    o->settings = c->kept_settings;
+    o->resume_from = c->resume.from;
     c->report = (mf_train_report){.json = s->json,
                                   .folder = s->out,
+                                  .elsewhere = is_elsewhere(c),
                                   .resolved = c->resolved,
                                   .recompute = s->run.recompute,
                                   .dtype = s->run.dtype,
@@ -165,20 +203,53 @@ static void fill_options(command *c) {
                                   .borrows = !s->run.no_borrow};
 }
 
+/* A resumed run's model is the checkpoint's, wherever --model's file has gone since. */
+static mf_status find_model(command *c) {
+    mf_run_settings *s = &c->s.run;
+    const char *name = s->model;
+    if (c->resume.config) s->model = c->resume.config;
+    MF_TRY(mf_run_settings_model(s, "meshfold train", &c->options.model));
+    s->model = name;
+    return MF_OK;
+}
+
+static mf_status resolve(command *c) {
+    MF_TRY(mf_flags_resolved(&c->flags, &c->resolved));
+    if (c->resume.folder) MF_TRY(mf_resume_check(&c->resume, &c->flags, c->resolved));
+    json_object_del(c->resolved, "resume");
+    return MF_OK;
+}
+
+/* The settings that checkpoints keep have so many digits that they come back as they are. */
+static mf_status name_outputs(command *c) {
+    const settings *s = &c->s;
+    if (s->save_every >= 0 && !s->out)
+        return MF_FAIL(MF_EINVAL, "--save-every %lld needs --out: checkpoints are written there",
+                       (long long)s->save_every);
+    if (s->out) MF_TRY(mf_format(&c->save_to, "%s/model", s->out));
+    if (s->save_every < 0) return MF_OK;
+    MF_TRY(mf_format(&c->checkpoints, "%s/checkpoints", s->out));
+    c->kept_settings = json_dumps(c->resolved, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    return c->kept_settings ? MF_OK : MF_FAIL(MF_ENOMEM, "no memory for the settings");
+}
+
 static mf_status prepare(command *c) {
     settings *s = &c->s;
     MF_TRY(mf_run_settings_layout(&s->run, s->mesh, true, &c->options.mesh, &c->options.layout));
-    MF_TRY(mf_run_settings_model(&s->run, "meshfold train", &c->options.model));
+    MF_TRY(find_model(c));
     MF_TRY(fill_defaults(c));
-    MF_TRY(mf_flags_resolved(&c->flags, &c->resolved));
-    if (s->out) MF_TRY(mf_format(&c->save_to, "%s/model", s->out));
+    MF_TRY(resolve(c));
+    MF_TRY(name_outputs(c));
     MF_TRY(mf_machine_load(&c->machine));
     fill_options(c);
     MF_TRY(mf_train_check(&c->options));
-    if (s->out) MF_TRY(mf_run_folder_check(s->out, s->force));
+    bool own = c->resume.folder && !is_elsewhere(c);
+    if (s->out) MF_TRY(mf_run_folder_check(s->out, s->force || own));
     MF_TRY(mf_blame("--data", mf_text_load(s->data.items, s->data.count, &c->text)));
     MF_TRY(mf_text_fits(&c->text, c->options.model.config.vocab));
-    return mf_dataset_make(&c->text, s->seq, &c->options.data);
+    MF_TRY(mf_dataset_make(&c->text, s->seq, &c->options.data));
+    if (!c->resume.folder) return MF_OK;
+    return mf_checkpoint_match(c->resume.found, &c->options, mf_dataset_digest(&c->options.data));
 }
 
 static mf_status body(mf_world *world, void *argument) {
@@ -190,6 +261,7 @@ static mf_status body(mf_world *world, void *argument) {
 static mf_status launch(command *c) {
     int ranks = mf_mesh_ranks(&c->options.mesh);
     MF_TRY(mf_run_settings_check_started(&c->s.run, c->s.mesh, ranks));
+    if (c->checkpoints) c->options.stop = mf_stop_signals_catch();
     return mf_run_settings_launch(&c->s.run, ranks, body, c);
 }
 
@@ -197,9 +269,12 @@ static void free_all(command *c) {
     mf_report_close(&c->report);
     json_decref(c->resolved);
     mf_host_free(c->save_to);
+    mf_host_free(c->checkpoints);
+    free(c->kept_settings);
     mf_host_free(c->machine);
     mf_text_free(&c->text);
     mf_flags_free(&c->flags);
+    mf_resume_free(&c->resume);
 }
 
 int mf_command_train(int argc, char **argv) {

@@ -1,10 +1,12 @@
 /* train_report.c: see train_report.h. */
 #include "cli/train_report.h"
 
+#include "cli/metrics_file.h"
 #include "cli/predict.h"
 #include "cli/rank_json.h"
 #include "cli/run_folder.h"
 #include "cli/text.h"
+#include "meshfold/checkpoint.h"
 
 #include <errno.h>
 #include <math.h>
@@ -62,11 +64,21 @@ static void print_start(const mf_train_report *r, const mf_train_options *o, dou
     fflush(stdout);
 }
 
+/* The folder of a run that begins holds no checkpoints, though an older one's may be there (--force). */
+static mf_status open_folder(mf_train_report *r) {
+    bool goes_on = r->resumed && !r->elsewhere;
+    if (goes_on)
+        MF_TRY(mf_metrics_cut(r->folder, r->first_step));
+    else
+        MF_TRY(mf_run_folder_forget(r->folder));
+    return mf_run_folder_open(r->folder, r->resolved, goes_on, &r->metrics);
+}
+
 static mf_status started(void *context, const mf_train_options *o, double peak_flops) {
     mf_train_report *r = context;
     r->options = o;
     r->started = true;
-    if (r->folder) MF_TRY(mf_run_folder_open(r->folder, r->resolved, &r->metrics));
+    if (r->folder) MF_TRY(open_folder(r));
     if (!r->json) print_start(r, o, peak_flops);
     return MF_OK;
 }
@@ -100,13 +112,65 @@ static mf_status evaluated(void *context, int64_t step, double loss) {
     return put(r, json_pack("{s:I, s:o}", "step", (json_int_t)step, "eval_loss", real(loss)));
 }
 
-static mf_status predict(const mf_train_report *r, mf_prediction *out) {
+/* One JSON object a line, of what is no metric. Takes `line`. */
+static mf_status say(json_t *line) {
+    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS)) : NULL;
+    json_decref(line);
+    if (!text) return MF_FAIL(MF_ENOMEM, "no memory for a line of output");
+    printf("%s\n", text);
+    free(text);
+    fflush(stdout);
+    return MF_OK;
+}
+
+static void passed_over(void *context, const char *path, const char *why) {
+    const mf_train_report *r = context;
+    if (r->json)
+        (void)say(json_pack("{s:s, s:s}", "passed_over", path, "why", why));
+    else
+        printf("passed over %s\n", why);
+}
+
+static mf_status resumed(void *context, int64_t step, const char *path) {
+    mf_train_report *r = context;
+    r->resumed = true;
+    r->first_step = step;
+    if (r->json) return say(json_pack("{s:I, s:s}", "step", (json_int_t)step, "resumed_from", path));
+    printf("resumed    from %s, after step %lld\n", path, (long long)step);
+    return MF_OK;
+}
+
+static mf_status saved(void *context, int64_t step, const mf_checkpoint_saved *s) {
+    const mf_train_report *r = context;
+    char bytes[32], seconds[32];
+    if (r->json)
+        return say(json_pack("{s:I, s:s, s:I, s:f}", "step", (json_int_t)step, "checkpoint", s->path,
+                             "checkpoint_bytes", (json_int_t)s->bytes, "checkpoint_s", s->took_s));
+    printf("saved %s: %s in %s\n", s->path, mf_bytes_text((double)s->bytes, bytes),
+           mf_seconds_text(s->took_s, seconds));
+    fflush(stdout);
+    return MF_OK;
+}
+
+static mf_status stopped(void *context, int64_t step) {
+    const mf_train_report *r = context;
+    if (r->json) return say(json_pack("{s:I, s:s}", "step", (json_int_t)step, "stopped", r->folder));
+    printf("stopped after step %lld, as asked; to go on: meshfold train --resume %s\n", (long long)step,
+           r->folder);
+    return MF_OK;
+}
+
+/* A last step that the dry one can be held against. */
+static bool comparable(const mf_train_summary *s) { return s->ran > 0 && !s->skipped_last; }
+
+static mf_status predict(const mf_train_report *r, const mf_train_summary *s, mf_prediction *out) {
     const mf_train_options *o = r->options;
     const mf_measure_options options = {.model = o->model,
                                         .mesh = o->mesh,
                                         .layout = o->layout,
                                         .threads = o->threads,
-                                        .accumulate = o->accumulate};
+                                        .accumulate = o->accumulate,
+                                        .steps = mf_max(s->ran - 1, 0)};
     return mf_predict(r->machine, &options, r->borrows, 0, out);
 }
 
@@ -172,7 +236,7 @@ static mf_status finished(void *context, const mf_train_summary *s) {
     mf_train_report *r = context;
     mf_prediction predicted;
     char rate[32];
-    MF_TRY(predict(r, &predicted));
+    MF_TRY(predict(r, s, &predicted));
     json_t *summary = json_summary(r, s, &predicted);
     if (!summary) return MF_FAIL(MF_ENOMEM, "no memory for the summary");
     if (r->json) {
@@ -181,7 +245,7 @@ static mf_status finished(void *context, const mf_train_summary *s) {
     } else {
         print_memory(s);
         if (s->ranks > 1) print_comm(s);
-        mf_prediction_print(&predicted, &s->rank[0], s->step_s_median);
+        if (comparable(s)) mf_prediction_print(&predicted, &s->rank[0], s->step_s_median);
         printf("\nloss %.4f -> %.4f, held out %.4f; %s tokens/s, %.0f%% of peak", s->loss_first, s->loss_last,
                s->loss_eval, mf_rate_text(s->tokens_per_s, rate), 100 * s->flops_share);
         if (s->skipped) printf("; %lld steps skipped", (long long)s->skipped);
@@ -199,5 +263,9 @@ mf_train_observer mf_report_observer(mf_train_report *report) {
                                .started = started,
                                .stepped = stepped,
                                .evaluated = evaluated,
-                               .finished = finished};
+                               .finished = finished,
+                               .passed_over = passed_over,
+                               .resumed = resumed,
+                               .saved = saved,
+                               .stopped = stopped};
 }

@@ -15,8 +15,11 @@ typedef struct mf_train_report {
     const mf_train_options *options;
     const mf_cluster *machine; /* the one at hand, where it was calibrated; NULL: it was not */
     bool borrows;              /* ranks read each other's memory in place */
-    bool started;              /* all inputs were read on all ranks; the folder is there */
-    FILE *metrics;             /* metrics.jsonl */
+    bool elsewhere;            /* a resumed run writes to another folder than it did */
+    bool resumed;              /* it goes on from step first_step */
+    int64_t first_step;
+    bool started;  /* all inputs were read on all ranks; the folder is there */
+    FILE *metrics; /* metrics.jsonl */
 } mf_train_report;
 
 /* The observer that feeds `report`, which must outlive it. It makes the run's folder once the run has

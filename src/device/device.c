@@ -44,6 +44,10 @@ static const char *const operation_names[MF_OPERATIONS] = {"gemm",
                                                            "rmsnorm_backward",
                                                            "rope",
                                                            "rope_table",
+                                                           "headnorm_forward",
+                                                           "headnorm_backward",
+                                                           "bias_forward",
+                                                           "bias_backward",
                                                            "swiglu_forward",
                                                            "swiglu_backward",
                                                            "embed_forward",
@@ -108,18 +112,26 @@ mf_status mf_gemm(mf_device *device, const mf_gemm_args *a) {
     RUN(MF_DO_GEMM, device->ops->gemm(device, a));
 }
 
+/* Pairs of a query q0 .. q1 - 1 and a key k0 .. k1 - 1 that is not after it. */
+static double causal_pairs(int64_t q0, int64_t q1, int64_t k0, int64_t k1) {
+    int64_t first = mf_max(q0, k0), whole = mf_max(first, k1);
+    double pairs = 0;
+    if (first < mf_min(q1, k1)) { /* queries that see a part of the keys */
+        int64_t last = mf_min(q1, k1) - 1;
+        pairs += 0.5 * (double)(last - first + 1) * (double)((first - k0 + 1) + (last - k0 + 1));
+    }
+    return whole < q1 ? pairs + (double)(q1 - whole) * (double)(k1 - k0) : pairs;
+}
+
 double mf_attention_pairs(const mf_attention_args *a) {
     double pairs = 0;
+    int64_t w = a->window;
     for (int i = 0; i < a->query_chunks; i++) {
         for (int j = 0; j < a->key_chunks; j++) {
             int64_t q0 = a->queries[i].position, q1 = q0 + a->queries[i].rows;
             int64_t k0 = a->keys[j].position, k1 = k0 + a->keys[j].rows;
-            int64_t first = mf_max(q0, k0), whole = mf_max(first, k1);
-            if (first < mf_min(q1, k1)) { /* queries that see a part of the keys */
-                int64_t last = mf_min(q1, k1) - 1;
-                pairs += 0.5 * (double)(last - first + 1) * (double)((first - k0 + 1) + (last - k0 + 1));
-            }
-            if (whole < q1) pairs += (double)(q1 - whole) * (double)(k1 - k0);
+            pairs += causal_pairs(q0, q1, k0, k1);
+            if (w) pairs -= causal_pairs(q0, q1, k0 + w, k1 + w); /* those that the window has passed */
         }
     }
     return pairs * (double)a->batch * (double)a->heads;
@@ -138,6 +150,13 @@ static double keys_met(int64_t q0, int64_t rows, int64_t tiles, int64_t k0, int6
     return sum + (double)mf_max(0, tiles - whole + 1) * (double)(k1 - k0);
 }
 
+/* The same with a window w: less the keys that even a tile's first row sees no more, its last row being the
+ * end of a tile that begins rows - 1 before. */
+static double keys_in_window(int64_t q0, int64_t rows, int64_t tiles, int64_t k0, int64_t k1, int64_t w) {
+    double met = keys_met(q0, rows, tiles, k0, k1);
+    return w ? met - keys_met(q0 - rows + 1, rows, tiles, k0 + w, k1 + w) : met;
+}
+
 double mf_attention_pairs_met(const mf_attention_args *a) {
     double pairs = 0;
     for (int i = 0; i < a->query_chunks; i++) {
@@ -145,8 +164,8 @@ double mf_attention_pairs_met(const mf_attention_args *a) {
         int64_t tiles = rows / MF_QUERY_TILE, rest = rows % MF_QUERY_TILE;
         for (int j = 0; j < a->key_chunks; j++) {
             int64_t k0 = a->keys[j].position, k1 = k0 + a->keys[j].rows;
-            pairs += MF_QUERY_TILE * keys_met(q0, MF_QUERY_TILE, tiles, k0, k1);
-            if (rest) pairs += (double)rest * keys_met(q0 + rows - rest, rest, 1, k0, k1);
+            pairs += MF_QUERY_TILE * keys_in_window(q0, MF_QUERY_TILE, tiles, k0, k1, a->window);
+            if (rest) pairs += (double)rest * keys_in_window(q0 + rows - rest, rest, 1, k0, k1, a->window);
         }
     }
     return pairs * (double)a->batch * (double)a->heads;
@@ -154,7 +173,7 @@ double mf_attention_pairs_met(const mf_attention_args *a) {
 
 static mf_status check_attention(const mf_attention_args *a) {
     if (a->batch < 0 || a->heads < 0 || a->kv_heads < 0 || a->head_dim < 1 || a->group < 1 || a->tokens < 0 ||
-        a->query_chunks < 0 || a->key_chunks < 0)
+        a->query_chunks < 0 || a->key_chunks < 0 || a->window < 0)
         return MF_FAIL(MF_EINVAL, "attention with impossible sizes");
     if (a->heads > 0 && a->batch > 0) {
         int64_t low = a->first_head / a->group, high = (a->first_head + a->heads - 1) / a->group;
@@ -215,12 +234,43 @@ mf_status mf_rope(mf_device *device, const mf_rope_args *args) {
     RUN(MF_DO_ROPE, device->ops->rope(device, args));
 }
 
-mf_status mf_rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
-                        float *cos_sin) {
-    MF_TRY(check_head(head_dim));
-    MF_TRY(check_dense("rope table", rows, head_dim));
-    if (rows == 0) return MF_OK;
-    RUN(MF_DO_ROPE_TABLE, device->ops->rope_table(device, first, rows, head_dim, theta, cos_sin));
+mf_status mf_rope_table(mf_device *device, const mf_rope_table_args *args) {
+    const mf_rope_scaling *s = &args->scaling;
+    MF_TRY(check_head(args->head_dim));
+    MF_TRY(check_dense("rope table", args->rows, args->head_dim));
+    if (s->kind != MF_ROPE_PLAIN && !(s->factor > 0))
+        return MF_FAIL(MF_EINVAL, "rope table scaled by %g", s->factor);
+    if (s->kind == MF_ROPE_LLAMA3 && !(s->original > 0 && s->low_freq > 0 && s->high_freq > s->low_freq))
+        return MF_FAIL(MF_EINVAL, "rope table scaled between %g and %g turns in %lld tokens", s->low_freq,
+                       s->high_freq, (long long)s->original);
+    if (args->rows == 0) return MF_OK;
+    RUN(MF_DO_ROPE_TABLE, device->ops->rope_table(device, args));
+}
+
+mf_status mf_headnorm_forward(mf_device *device, const mf_headnorm_args *args) {
+    MF_TRY(check_dense("norm of heads", args->heads, args->head_dim));
+    MF_TRY(check_rows("norm of heads", args->rows, args->heads * args->head_dim, args->ld, args->ld));
+    if (args->rows == 0 || args->heads == 0 || args->head_dim == 0) return MF_OK;
+    RUN(MF_DO_HEADNORM_FORWARD, device->ops->headnorm_forward(device, args));
+}
+
+mf_status mf_headnorm_backward(mf_device *device, const mf_headnorm_args *args) {
+    MF_TRY(check_dense("norm of heads", args->heads, args->head_dim));
+    MF_TRY(check_rows("norm of heads", args->rows, args->heads * args->head_dim, args->ld, args->d_ld));
+    if (args->rows == 0 || args->heads == 0 || args->head_dim == 0) return MF_OK;
+    RUN(MF_DO_HEADNORM_BACKWARD, device->ops->headnorm_backward(device, args));
+}
+
+mf_status mf_bias_forward(mf_device *device, const mf_bias_args *args) {
+    MF_TRY(check_rows("bias", args->rows, args->width, args->ld, args->ld));
+    if (args->rows == 0 || args->width == 0) return MF_OK;
+    RUN(MF_DO_BIAS_FORWARD, device->ops->bias_forward(device, args));
+}
+
+mf_status mf_bias_backward(mf_device *device, const mf_bias_args *args) {
+    MF_TRY(check_rows("bias", args->rows, args->width, args->ld, args->ld));
+    if (args->rows == 0 || args->width == 0) return MF_OK;
+    RUN(MF_DO_BIAS_BACKWARD, device->ops->bias_backward(device, args));
 }
 
 mf_status mf_swiglu_forward(mf_device *device, const mf_swiglu_args *args) {

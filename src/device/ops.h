@@ -18,8 +18,11 @@ typedef struct mf_device_ops {
                                  const void *x, const float *weight, void *y);
     mf_status (*rmsnorm_backward)(mf_device *device, const mf_rmsnorm_grad *args);
     mf_status (*rope)(mf_device *device, const mf_rope_args *args);
-    mf_status (*rope_table)(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
-                            float *cos_sin);
+    mf_status (*rope_table)(mf_device *device, const mf_rope_table_args *args);
+    mf_status (*headnorm_forward)(mf_device *device, const mf_headnorm_args *args);
+    mf_status (*headnorm_backward)(mf_device *device, const mf_headnorm_args *args);
+    mf_status (*bias_forward)(mf_device *device, const mf_bias_args *args);
+    mf_status (*bias_backward)(mf_device *device, const mf_bias_args *args);
     mf_status (*swiglu_forward)(mf_device *device, const mf_swiglu_args *args);
     mf_status (*swiglu_backward)(mf_device *device, const mf_swiglu_args *args);
     mf_status (*embed_forward)(mf_device *device, const mf_embed_args *args);
@@ -45,7 +48,7 @@ typedef struct mf_device_ops {
 
 /* device.c: pairs of a query and a key that it sees, over all heads and sequences. */
 double mf_attention_pairs(const mf_attention_args *args);
-/* The same where so many rows of queries are computed together: all the keys that the last of them sees. */
+/* The same where so many rows of queries are computed together: all the keys that any of them sees. */
 enum { MF_QUERY_TILE = 128 };
 double mf_attention_pairs_met(const mf_attention_args *args);
 

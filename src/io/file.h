@@ -28,4 +28,15 @@ mf_status mf_draft_keep(mf_draft *draft, const char *path);
 /* Accepts a kept or zeroed one. */
 void mf_draft_drop(mf_draft *draft);
 
+/* folder.c: what was made, renamed and removed in the folder is on the disk. */
+mf_status mf_folder_sync(const char *path);
+/* Removes a folder and the files in it; one that is not there is fine. Folders in it make it fail. MF_EIO. */
+mf_status mf_folder_remove(const char *path);
+/* Calls visit for every name in the folder but "." and "..", in no order; what visit fails with ends the
+ * walk. A folder that is not there has no names. MF_EIO. */
+mf_status mf_folder_walk(const char *path, mf_status (*visit)(void *context, const char *name),
+                         void *context);
+/* Renames, and sees to it that the folder `parent` of both knows it. MF_EIO. */
+mf_status mf_folder_rename(const char *parent, const char *from, const char *to);
+
 #endif

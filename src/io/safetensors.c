@@ -21,6 +21,7 @@ struct mf_safetensors {
     mf_tensor_info *tensor;   /* in the order of their data */
     mf_tensor_info **by_name; /* sorted */
     char *names;              /* what the tensors' names point into */
+    json_t *metadata;         /* texts by name; NULL: none */
 };
 
 static const struct known_type {
@@ -170,6 +171,7 @@ static mf_status read_tensors(mf_safetensors *file, json_t *header) {
     json_object_foreach(header, name, entry) {
         if (!strcmp(name, "__metadata__")) {
             MF_TRY(check_metadata(file, entry));
+            file->metadata = json_incref(entry);
             continue;
         }
         mf_tensor_info *info = &file->tensor[file->count++];
@@ -239,11 +241,16 @@ void mf_safetensors_close(mf_safetensors *file) {
     if (!file) return;
     void *map = (void *)(uintptr_t)file->map;
     if (map) munmap(map, file->map_bytes);
+    json_decref(file->metadata);
     mf_host_free(file->tensor);
     mf_host_free(file->by_name);
     mf_host_free(file->names);
     mf_host_free(file->path);
     mf_host_free(file);
+}
+
+const char *mf_safetensors_metadata(const mf_safetensors *file, const char *name) {
+    return json_string_value(json_object_get(file->metadata, name));
 }
 
 int mf_safetensors_count(const mf_safetensors *file) { return file->count; }

@@ -2,7 +2,9 @@
 #ifndef MF_IO_SAFETENSORS_H
 #define MF_IO_SAFETENSORS_H
 
-#include "meshfold/base.h"
+#include "meshfold/io.h"
+
+#include <jansson.h>
 
 /* The reference implementation refuses larger headers. */
 enum { MF_SAFETENSORS_HEADER_LIMIT = 100000000 };
@@ -10,5 +12,11 @@ enum { MF_SAFETENSORS_HEADER_LIMIT = 100000000 };
 /* MF_EINVAL names the tensor when [first, first + count) leaves its [rows, cols]. */
 mf_status mf_slice_check(const char *name, int64_t tensor_rows, int64_t tensor_cols, int64_t first_row,
                          int64_t rows, int64_t first_col, int64_t cols);
+
+/* A file's header as it stands there, up to the first value: its length, then JSON. metadata: an object of
+ * texts beside the format's own, or NULL. *header: owned by the caller (mf_host_free). *data_bytes: of all
+ * tensors together. MF_EINVAL names the tensor. */
+mf_status mf_tensor_header(const mf_tensor_spec *specs, int count, mf_dtype type, json_t *metadata,
+                           char **header, size_t *header_bytes, int64_t *data_bytes);
 
 #endif

@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -83,14 +82,14 @@ fail:
     return status;
 }
 
-/* header: owned by the caller. data_bytes: of all tensors together. */
-static mf_status make_header(const mf_tensor_spec *specs, int count, mf_dtype type, char **header,
-                             size_t *header_bytes, int64_t *data_bytes) {
+mf_status mf_tensor_header(const mf_tensor_spec *specs, int count, mf_dtype type, json_t *metadata,
+                           char **header, size_t *header_bytes, int64_t *data_bytes) {
     mf_status status = MF_OK;
     json_t *root = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
     *header = NULL;
     *data_bytes = 0;
-    if (!root) return MF_FAIL(MF_ENOMEM, "no memory for a file's header");
+    if (!root || (metadata && json_object_update(json_object_get(root, "__metadata__"), metadata)))
+        MF_GO(MF_FAIL(MF_ENOMEM, "no memory for a file's header"));
     for (int i = 0; i < count; i++) MF_GO(add_tensor(root, &specs[i], type, data_bytes));
     MF_GO(encode(root, header, header_bytes));
 fail:
@@ -112,7 +111,7 @@ mf_status mf_tensors_create(const char *path, const mf_tensor_spec *specs, int c
     size_t header_bytes = 0;
     int64_t data_bytes = 0;
     mf_draft draft = {0};
-    MF_GO(make_header(specs, count, type, &header, &header_bytes, &data_bytes));
+    MF_GO(mf_tensor_header(specs, count, type, NULL, &header, &header_bytes, &data_bytes));
     MF_GO(mf_draft_open(path, &draft));
     MF_GO(reserve(draft.fd, (int64_t)header_bytes + data_bytes, path));
     MF_GO(mf_fd_write(draft.fd, header, header_bytes, 0, path));
@@ -170,7 +169,7 @@ mf_status mf_tensors_open_writer(const char *path, const mf_tensor_spec *specs, 
     writer->fd = -1;
     writer->type = type;
     MF_GO(mf_host_strdup(path, &writer->path));
-    MF_GO(make_header(specs, count, type, &header, &header_bytes, &data_bytes));
+    MF_GO(mf_tensor_header(specs, count, type, NULL, &header, &header_bytes, &data_bytes));
     MF_GO(set_places(writer, specs, count, (int64_t)header_bytes));
     MF_GO(mf_regular_open(path, O_RDWR, &writer->fd, &size));
     MF_GO(check_header(writer->fd, size, header, header_bytes, data_bytes, path));

@@ -3,6 +3,9 @@
  *
  *     for each shard j:  q, k, v = n · Wqkv[j];  a = attend(q, all k, all v);  y += a · Wo[j]
  *
+ * Where the family has them a bias is added to q, k and v, and q and k are normalised head by head before
+ * they are turned; their vectors are whole on every rank, which uses those of its turn's heads.
+ *
  * A shard holds some query heads and the key heads whose first query head is among them (the shares are dealt
  * so that this is exact). Its last key head may serve query heads of later shards: backward takes the shards
  * in reverse, so a key head's gradient is whole when its owner's turn comes.
@@ -19,10 +22,10 @@ typedef struct turn {
 
 static turn describe(const mf_model *m, int64_t layer, const mf_turn *from) {
     const mf_model_config *c = &m->config;
-    turn t = {.q = mf_param_slice(m, mf_layer_param(layer, MF_WQ), from->shard),
-              .k = mf_param_slice(m, mf_layer_param(layer, MF_WK), from->shard),
-              .v = mf_param_slice(m, mf_layer_param(layer, MF_WV), from->shard),
-              .o = mf_param_slice(m, mf_layer_param(layer, MF_WO), from->shard)};
+    turn t = {.q = mf_param_slice(m, mf_layer_param(m, layer, MF_WQ), from->shard),
+              .k = mf_param_slice(m, mf_layer_param(m, layer, MF_WK), from->shard),
+              .v = mf_param_slice(m, mf_layer_param(m, layer, MF_WV), from->shard),
+              .o = mf_param_slice(m, mf_layer_param(m, layer, MF_WO), from->shard)};
     t.q_width = t.q.count * c->head_dim;
     t.kv_width = t.k.count * c->head_dim;
     t.wq = mf_at_const(m, from->weights, t.q.offset);
@@ -71,22 +74,90 @@ static mf_status rope_back(const mf_model *m, const float *in, int64_t in_ld, in
     return mf_rope(m->device, &args);
 }
 
-static mf_status project(mf_model *m, const turn *t, const void *normed) {
-    mf_exchange *x = &m->exchange;
+/* Queries, keys or values of a turn: the heads, their matrix, and the parameters that go with it. */
+typedef struct projection {
+    const mf_slice *heads;
+    int64_t width;
+    const void *weight;
+    int bias, norm; /* -1: none */
+} projection;
+
+static projection of_queries(const mf_model *m, int64_t layer, const turn *t) {
+    return (projection){.heads = &t->q,
+                        .width = t->q_width,
+                        .weight = t->wq,
+                        .bias = m->config.qkv_bias ? mf_layer_param(m, layer, MF_BQ) : -1,
+                        .norm = m->config.qk_norm ? mf_layer_param(m, layer, MF_NORM_Q) : -1};
+}
+
+static projection of_keys(const mf_model *m, int64_t layer, const turn *t) {
+    return (projection){.heads = &t->k,
+                        .width = t->kv_width,
+                        .weight = t->wk,
+                        .bias = m->config.qkv_bias ? mf_layer_param(m, layer, MF_BK) : -1,
+                        .norm = m->config.qk_norm ? mf_layer_param(m, layer, MF_NORM_K) : -1};
+}
+
+static projection of_values(const mf_model *m, int64_t layer, const turn *t) {
+    return (projection){.heads = &t->v,
+                        .width = t->kv_width,
+                        .weight = t->wv,
+                        .bias = m->config.qkv_bias ? mf_layer_param(m, layer, MF_BV) : -1,
+                        .norm = -1};
+}
+
+/* out: [tokens, width] at distance ld = normed · weight' + bias */
+static mf_status project_one(const mf_model *m, const projection *p, const void *normed, void *out,
+                             int64_t ld) {
     int64_t h = m->config.hidden;
-    mf_dtype type = m->options.type;
-    void *q = mf_exchange_queries(x, t->q.first), *k = mf_exchange_keys(x, t->k.first);
-    void *v = mf_exchange_values(x, t->v.first);
-    mf_linear to_q = linear(m, h, t->q_width), to_kv = linear(m, h, t->kv_width);
-    MF_TRY(mf_linear_forward(&to_q, normed, h, t->wq, q, x->width, type, false));
-    MF_TRY(mf_linear_forward(&to_kv, normed, h, t->wk, k, x->kv_width, type, false));
-    MF_TRY(mf_linear_forward(&to_kv, normed, h, t->wv, v, x->kv_width, type, false));
-    MF_TRY(rope_in_place(m, q, t->q.count, x->width));
-    return rope_in_place(m, k, t->k.count, x->kv_width);
+    mf_linear map = linear(m, h, p->width);
+    MF_TRY(mf_linear_forward(&map, normed, h, p->weight, out, ld, m->options.type, false));
+    if (p->bias < 0) return MF_OK;
+    return mf_bias_forward(
+        m->device, &(mf_bias_args){.type = m->options.type,
+                                   .rows = m->tokens,
+                                   .width = p->width,
+                                   .bias = mf_replica(m, p->bias, p->heads->first * m->config.head_dim),
+                                   .x = out,
+                                   .ld = ld});
+}
+
+static mf_headnorm_args head_norm(const mf_model *m, const projection *p, void *x, int64_t ld) {
+    return (mf_headnorm_args){.type = m->options.type,
+                              .rows = m->tokens,
+                              .heads = p->heads->count,
+                              .head_dim = m->config.head_dim,
+                              .eps = (float)m->config.norm_eps,
+                              .weight = mf_replica(m, p->norm, 0),
+                              .x = x,
+                              .ld = ld};
+}
+
+static mf_status project_and_turn(const mf_model *m, const projection *p, const void *normed, void *out,
+                                  int64_t ld) {
+    MF_TRY(project_one(m, p, normed, out, ld));
+    if (p->norm >= 0) {
+        mf_headnorm_args args = head_norm(m, p, out, ld);
+        MF_TRY(mf_headnorm_forward(m->device, &args));
+    }
+    return rope_in_place(m, out, p->heads->count, ld);
+}
+
+static mf_status project(mf_model *m, int64_t layer, const turn *t, const void *normed) {
+    mf_exchange *x = &m->exchange;
+    projection q = of_queries(m, layer, t), k = of_keys(m, layer, t), v = of_values(m, layer, t);
+    MF_TRY(project_and_turn(m, &q, normed, mf_exchange_queries(x, t->q.first), x->width));
+    MF_TRY(project_and_turn(m, &k, normed, mf_exchange_keys(x, t->k.first), x->kv_width));
+    return project_one(m, &v, normed, mf_exchange_values(x, t->v.first), x->kv_width);
+}
+
+static int64_t window_of(const mf_model *m, int64_t layer) {
+    return layer < m->config.window_from ? 0 : m->config.window;
 }
 
 static mf_status attend(mf_model *m, int64_t layer, int64_t first, int64_t heads) {
-    mf_attend call = {.first = first, .heads = heads, .a = results_at(m, layer, first)};
+    mf_attend call = {
+        .first = first, .heads = heads, .window = window_of(m, layer), .a = results_at(m, layer, first)};
     return mf_exchange_attend(&m->exchange, &call);
 }
 
@@ -107,7 +178,7 @@ static mf_status forward_turns(mf_model *m, int64_t layer, const mf_part *part, 
     for (mf_turn from; mf_stream_more(&s);) {
         MF_GO(mf_stream_turn(&s, &from));
         turn t = describe(m, layer, &from);
-        if (steps & PROJECT) MF_GO(project(m, &t, normed));
+        if (steps & PROJECT) MF_GO(project(m, layer, &t, normed));
         if (steps & ATTEND) MF_GO(attend(m, layer, t.q.first, t.q.count));
         if (steps & OUTPUT) MF_GO(output(m, layer, &t, y, s.turn == 0));
         MF_GO(mf_stream_end_turn(&s));
@@ -131,7 +202,7 @@ mf_status mf_attention_block(mf_model *m, int64_t layer, const void *x, void *ou
     mf_status status = MF_OK;
     mf_normed normed = {0};
     mf_buffer y = {0};
-    MF_GO(mf_normed_make(m, mf_layer_param(layer, MF_NORM_ATTENTION), x, &normed));
+    MF_GO(mf_normed_make(m, mf_layer_param(m, layer, MF_NORM_ATTENTION), x, &normed));
     MF_GO(mf_work(m, m->tokens * m->config.hidden, sizeof(float), "attention's output", &y));
     MF_GO(mf_exchange_open(&m->exchange, (int)mf_attention_slot(m, layer)));
     MF_GO(forward(m, layer, normed.all, y.data));
@@ -151,22 +222,27 @@ typedef struct backward {
     int64_t first_head, first_kv_head; /* of the buffers below: [tokens, heads * head_dim] */
     int64_t q_width, kv_width;
     mf_buffer da, dq, dq_turned, dk_turned, dv_cast;
+    mf_buffer plain; /* queries, then keys, of a turn as projected; empty without their norms */
 } backward;
 
 static mf_status backward_alloc(mf_model *m, int64_t heads, int64_t kv_heads, backward *b) {
     int64_t q = m->tokens * heads * m->config.head_dim, kv = m->tokens * kv_heads * m->config.head_dim;
+    int64_t widest = m->tokens * m->config.head_dim *
+                     mf_max(mf_param_widest(m, mf_layer_param(m, 0, MF_WQ)),
+                            mf_param_widest(m, mf_layer_param(m, 0, MF_WK)));
     size_t size = mf_dtype_bytes(m->options.type);
     MF_TRY(mf_work(m, q, size, "gradient of attention's heads", &b->da));
     MF_TRY(mf_work(m, q, sizeof(float), "query gradients", &b->dq));
     MF_TRY(mf_work(m, q, size, "query gradients turned back", &b->dq_turned));
     MF_TRY(mf_work(m, kv, size, "key gradients turned back", &b->dk_turned));
     MF_TRY(mf_work(m, kv, size, "value gradients", &b->dv_cast));
+    if (m->config.qk_norm) MF_TRY(mf_work(m, widest, size, "queries before their norm", &b->plain));
     return mf_work(m, m->tokens * m->config.hidden, sizeof(float), "gradient of attention's input",
                    &b->dnormed);
 }
 
 static void backward_free(mf_model *m, backward *b) {
-    mf_buffer *all[] = {&b->da, &b->dq, &b->dq_turned, &b->dk_turned, &b->dv_cast, &b->dnormed};
+    mf_buffer *all[] = {&b->da, &b->dq, &b->dq_turned, &b->dk_turned, &b->dv_cast, &b->plain, &b->dnormed};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(m->memory, all[i]);
 }
 
@@ -201,6 +277,7 @@ static mf_status attend_backward(mf_model *m, int64_t layer, backward *b) {
     int64_t heads = b->q_width / m->config.head_dim;
     mf_attend call = {.first = b->first_head,
                       .heads = heads,
+                      .window = window_of(m, layer),
                       .a = results_at(m, layer, b->first_head),
                       .da = b->da.data,
                       .dq = b->dq.data};
@@ -221,6 +298,43 @@ static mf_status take_key_grads(mf_model *m, backward *b) {
                                               .out = b->dv_cast.data,
                                               .out_ld = b->kv_width,
                                               .out_type = m->options.type});
+}
+
+/* d: [tokens, ...] at distance ld, the gradient of a turn's queries or keys, becomes that of what was
+ * projected, which is projected again: keeping it for backward would cost as much memory as they do. */
+static mf_status norm_backward(mf_model *m, const projection *p, const backward *b, void *d, int64_t ld) {
+    if (p->norm < 0) return MF_OK;
+    MF_TRY(project_one(m, p, b->normed, b->plain.data, p->width));
+    mf_headnorm_args args = head_norm(m, p, b->plain.data, p->width);
+    args.d = d;
+    args.d_ld = ld;
+    args.dweight = mf_replica_grad(m, p->norm, 0);
+    return mf_headnorm_backward(m->device, &args);
+}
+
+static mf_status norms_backward(mf_model *m, int64_t layer, const turn *t, backward *b) {
+    projection q = of_queries(m, layer, t), k = of_keys(m, layer, t);
+    MF_TRY(norm_backward(m, &q, b, at_head(m, &b->dq_turned, t->q.first, b->first_head), b->q_width));
+    return norm_backward(m, &k, b, at_head(m, &b->dk_turned, t->k.first, b->first_kv_head), b->kv_width);
+}
+
+static mf_status bias_grad(mf_model *m, const projection *p, const void *d, int64_t ld) {
+    if (p->bias < 0) return MF_OK;
+    return mf_bias_backward(
+        m->device,
+        &(mf_bias_args){.type = m->options.type,
+                        .rows = m->tokens,
+                        .width = p->width,
+                        .d = d,
+                        .ld = ld,
+                        .d_bias = mf_replica_grad(m, p->bias, p->heads->first * m->config.head_dim)});
+}
+
+static mf_status bias_grads(mf_model *m, int64_t layer, const turn *t, const backward *b) {
+    projection q = of_queries(m, layer, t), k = of_keys(m, layer, t), v = of_values(m, layer, t);
+    MF_TRY(bias_grad(m, &q, at_head(m, &b->dq_turned, t->q.first, b->first_head), b->q_width));
+    MF_TRY(bias_grad(m, &k, at_head(m, &b->dk_turned, t->k.first, b->first_kv_head), b->kv_width));
+    return bias_grad(m, &v, at_head(m, &b->dv_cast, t->v.first, b->first_kv_head), b->kv_width);
 }
 
 static mf_status input_grads(mf_model *m, const turn *t, backward *b, bool first) {
@@ -255,6 +369,8 @@ static mf_status backward_turn(mf_model *m, int64_t layer, mf_stream *s, unsigne
     if (steps & OUTPUT) MF_TRY(output_backward(m, &t, b));
     if (steps & ATTEND) MF_TRY(attend_backward(m, layer, b));
     if (steps & ATTEND) MF_TRY(take_key_grads(m, b));
+    if (steps & PROJECT) MF_TRY(norms_backward(m, layer, &t, b));
+    if (steps & PROJECT) MF_TRY(bias_grads(m, layer, &t, b));
     if (steps & PROJECT) MF_TRY(input_grads(m, &t, b, s->turn == 0));
     MF_TRY(mf_stream_grads(s, &dw));
     if (steps & OUTPUT) MF_TRY(output_weight_grad(m, layer, &t, b, dw));
@@ -275,8 +391,8 @@ fail:
 }
 
 static mf_status backward_turnwise(mf_model *m, int64_t layer, backward *b) {
-    MF_TRY(backward_alloc(m, mf_param_widest(m, mf_layer_param(layer, MF_WQ)),
-                          mf_param_widest(m, mf_layer_param(layer, MF_WK)), b));
+    MF_TRY(backward_alloc(m, mf_param_widest(m, mf_layer_param(m, layer, MF_WQ)),
+                          mf_param_widest(m, mf_layer_param(m, layer, MF_WK)), b));
     return backward_turns(m, layer, mf_attention_part(m, layer), OUTPUT | ATTEND | PROJECT, b);
 }
 
@@ -292,7 +408,7 @@ static mf_status backward_in_phases(mf_model *m, int64_t layer, backward *b) {
 
 mf_status mf_attention_block_backward(mf_model *m, int64_t layer, const void *x) {
     mf_status status = MF_OK;
-    int norm = mf_layer_param(layer, MF_NORM_ATTENTION);
+    int norm = mf_layer_param(m, layer, MF_NORM_ATTENTION);
     bool phases = mf_attention_part(m, layer) != mf_output_part(m, layer);
     backward b = {0};
     mf_normed dy = {0}, normed = {0};

@@ -20,7 +20,8 @@ static void choose_slots(mf_model *m) {
 static mf_status keep_activations(mf_model *m) {
     const mf_model_config *c = &m->config;
     size_t size = mf_dtype_bytes(m->options.type);
-    int64_t hidden = m->reduction.held * c->hidden, ffn = mf_param_own(m, mf_layer_param(0, MF_WGATE)).count;
+    int64_t hidden = m->reduction.held * c->hidden,
+            ffn = mf_param_own(m, mf_layer_param(m, 0, MF_WGATE)).count;
     MF_TRY(keep(m, m->x_slots * hidden, size, "block inputs", &m->x));
     MF_TRY(keep(m, m->middle_slots * hidden, size, "values between attention and MLP", &m->middle));
     MF_TRY(keep(m, m->attention_slots * m->tokens * m->exchange.width, size, "attention's heads", &m->a));
@@ -36,9 +37,14 @@ static mf_status fill_angles(mf_model *m) {
     int n = mf_cut_runs(m->options.tokens, mf_comm_size(m->sequence), mf_comm_rank(m->sequence), runs);
     for (int i = 0; i < n; i++)
         if (runs[i].rows)
-            MF_TRY(mf_rope_table(m->device, runs[i].position, runs[i].rows, m->config.head_dim,
-                                 m->config.rope_theta,
-                                 (float *)m->cos_sin.data + runs[i].first_row * m->config.head_dim));
+            MF_TRY(mf_rope_table(m->device,
+                                 &(mf_rope_table_args){.first = runs[i].position,
+                                                       .rows = runs[i].rows,
+                                                       .head_dim = m->config.head_dim,
+                                                       .theta = m->config.rope_theta,
+                                                       .scaling = m->config.scaling,
+                                                       .cos_sin = (float *)m->cos_sin.data +
+                                                                  runs[i].first_row * m->config.head_dim}));
     return MF_OK;
 }
 
@@ -50,6 +56,7 @@ static mf_status join_groups(mf_model *m, mf_mesh *mesh) {
     MF_TRY(mf_mesh_group(mesh, l->stream, &m->stream));
     MF_TRY(mf_mesh_group(mesh, l->sequence, &m->sequence));
     MF_TRY(mf_mesh_group(mesh, all & ~same_tokens, &m->norms_comm));
+    MF_TRY(mf_mesh_group(mesh, all, &m->heads_comm));
     MF_TRY(mf_mesh_group(mesh, l->tensor | l->stream, &m->sharers));
     m->world = mesh->world;
     m->shards = mf_comm_size(m->stream);
@@ -67,16 +74,15 @@ static mf_status build_store(mf_model *m, mf_mesh *mesh) {
                                 .grads = !m->options.forward_only,
                                 .cut_updates = m->layout.cut_updates};
     MF_TRY(mf_store_create(&options, &m->store));
-    size_t norms = (size_t)((2 * m->config.layers + 1) * m->config.hidden) * sizeof(float);
-    MF_TRY(mf_buffer_alloc(m->memory, MF_WEIGHTS, norms, "norms", &m->norms));
-    return m->options.forward_only
-               ? MF_OK
-               : mf_buffer_alloc(m->memory, MF_GRADS, norms, "gradients of norms", &m->norm_grads);
+    size_t bytes = (size_t)m->replicated * sizeof(float);
+    MF_TRY(mf_buffer_alloc(m->memory, MF_WEIGHTS, bytes, "norms and biases", &m->replicas));
+    if (m->options.forward_only) return MF_OK;
+    return mf_buffer_alloc(m->memory, MF_GRADS, bytes, "gradients of norms and biases", &m->replica_grads);
 }
 
 static mf_status build_exchange(mf_model *m) {
-    mf_slice heads = mf_param_own(m, mf_layer_param(0, MF_WQ)),
-             kv = mf_param_own(m, mf_layer_param(0, MF_WK));
+    mf_slice heads = mf_param_own(m, mf_layer_param(m, 0, MF_WQ)),
+             kv = mf_param_own(m, mf_layer_param(m, 0, MF_WK));
     mf_exchange_sizes sizes = {.type = m->options.type,
                                .batch = m->options.batch,
                                .tokens = m->options.tokens,
@@ -107,11 +113,20 @@ static mf_status build(mf_model *m, mf_mesh *mesh) {
     return fill_angles(m);
 }
 
+/* Matrix libraries count rows in 32 bits. */
+static mf_status check_rows(const mf_model_options *o, int ranks) {
+    int64_t most = INT32_MAX / o->batch, tokens = mf_ceil_div(o->tokens, ranks);
+    if (tokens <= most) return MF_OK;
+    return MF_FAIL(MF_EINVAL, "%lld sequences at once, of %lld tokens a rank: %lld tokens are the most",
+                   (long long)o->batch, (long long)tokens, (long long)most);
+}
+
 mf_status mf_model_check(const mf_model_options *o, const mf_layout *layout, const mf_mesh_spec *mesh) {
     if (o->batch < 1 || o->tokens < 1)
         return MF_FAIL(MF_EINVAL, "a batch of %lld sequences of %lld tokens", (long long)o->batch,
                        (long long)o->tokens);
     MF_TRY(mf_config_check(&o->config, "the model"));
+    MF_TRY(check_rows(o, mf_axes_ranks(mesh, layout->sequence)));
     int64_t fewest = o->config.heads / mf_axes_ranks(mesh, layout->tensor);
     return mf_exchange_check(layout->exchange, mf_axes_ranks(mesh, layout->sequence), fewest);
 }
@@ -138,8 +153,8 @@ mf_status mf_model_create(const mf_model_options *options, const mf_layout *layo
 
 void mf_model_destroy(mf_model *m) {
     if (!m) return;
-    mf_buffer *all[] = {&m->norms, &m->norm_grads, &m->cos_sin, &m->x, &m->middle,
-                        &m->a,     &m->gate,       &m->up,      &m->dx};
+    mf_buffer *all[] = {&m->replicas, &m->replica_grads, &m->cos_sin, &m->x, &m->middle,
+                        &m->a,        &m->gate,          &m->up,      &m->dx};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(m->memory, all[i]);
     mf_exchange_destroy(&m->exchange);
     mf_store_destroy(&m->store);
@@ -168,12 +183,12 @@ mf_model_state mf_model_state_get(mf_model *m) {
                             .first = m->store.first,
                             .count = m->store.count,
                             .writes = mf_comm_rank(m->store.replicas) == 0,
-                            .replicated = (2 * m->config.layers + 1) * m->config.hidden,
+                            .replicated = m->replicated,
                             .type = m->options.type,
                             .cut_weights = m->store.weights.own,
                             .cut_grads = m->store.grads.own,
-                            .replicated_weights = m->norms.data,
-                            .replicated_grads = m->norm_grads.data};
+                            .replicated_weights = m->replicas.data,
+                            .replicated_grads = m->replica_grads.data};
 }
 
 static mf_status attention(mf_model *m, int64_t layer, const mf_part *next) {
@@ -215,6 +230,16 @@ static mf_status layer_backward(mf_model *m, int64_t layer) {
     return mf_params_are_shared(m) ? MF_OK : complete_attention(m, layer);
 }
 
+/* A block's norm has the gradient of the tokens that a rank holds between blocks; a bias or a head's norm
+ * that of its heads too, and where tensor ranks share a key head each has the share of its own queries. */
+static mf_status sum_replicas(mf_model *m) {
+    float *grads = m->replica_grads.data;
+    int64_t of_heads = m->replicated - m->norm_elements;
+    MF_TRY(mf_allreduce(m->norms_comm, grads, m->norm_elements, MF_F32, NULL));
+    if (of_heads == 0) return MF_OK;
+    return mf_allreduce(m->heads_comm, grads + m->norm_elements, of_heads, MF_F32, NULL);
+}
+
 /* Sums that could not begin on the way. */
 static mf_status finish_gradients(mf_model *m) {
     MF_TRY(complete(m, mf_embedding_part(m)));
@@ -224,9 +249,7 @@ static mf_status finish_gradients(mf_model *m) {
         for (int64_t layer = m->config.layers - 1; layer >= 0; layer--) MF_TRY(complete_attention(m, layer));
     }
     MF_TRY(mf_store_settle(&m->store));
-    if (!m->last) return MF_OK;
-    return mf_allreduce(m->norms_comm, m->norm_grads.data, (2 * m->config.layers + 1) * m->config.hidden,
-                        MF_F32, NULL);
+    return m->last ? sum_replicas(m) : MF_OK;
 }
 
 static mf_status backward(mf_model *m, const int32_t *ids) {
@@ -241,6 +264,21 @@ mf_status mf_model_loss(mf_model *m, const int32_t *ids, const int32_t *labels, 
     MF_TRY(forward(m, ids));
     m->next = NULL;
     return mf_head_loss(m, mf_x(m, m->config.layers), labels, loss);
+}
+
+static mf_status check_tokens(const mf_model *m, const mf_logits_call *call) {
+    for (int64_t i = 0; i < call->count; i++)
+        if (call->tokens[i] < 0 || call->tokens[i] >= m->options.batch * m->options.tokens)
+            return MF_FAIL(MF_EINVAL, "logits of token %lld; there are %lld", (long long)call->tokens[i],
+                           (long long)(m->options.batch * m->options.tokens));
+    return MF_OK;
+}
+
+mf_status mf_model_logits(mf_model *m, const mf_logits_call *call) {
+    MF_TRY(check_tokens(m, call));
+    MF_TRY(forward(m, call->ids));
+    m->next = NULL;
+    return mf_head_logits(m, mf_x(m, m->config.layers), call);
 }
 
 mf_status mf_model_gradients(mf_model *m, const mf_gradient_call *call, double *loss) {

@@ -13,10 +13,10 @@ typedef struct turn {
 } turn;
 
 static turn describe(const mf_model *m, int64_t layer, const mf_turn *from) {
-    mf_slice gate = mf_param_slice(m, mf_layer_param(layer, MF_WGATE), from->shard);
-    mf_slice up = mf_param_slice(m, mf_layer_param(layer, MF_WUP), from->shard);
-    mf_slice down = mf_param_slice(m, mf_layer_param(layer, MF_WDOWN), from->shard);
-    return (turn){.first = gate.first - mf_param_own(m, mf_layer_param(layer, MF_WGATE)).first,
+    mf_slice gate = mf_param_slice(m, mf_layer_param(m, layer, MF_WGATE), from->shard);
+    mf_slice up = mf_param_slice(m, mf_layer_param(m, layer, MF_WUP), from->shard);
+    mf_slice down = mf_param_slice(m, mf_layer_param(m, layer, MF_WDOWN), from->shard);
+    return (turn){.first = gate.first - mf_param_own(m, mf_layer_param(m, layer, MF_WGATE)).first,
                   .width = gate.count,
                   .wgate = mf_at_const(m, from->weights, gate.offset),
                   .wup = mf_at_const(m, from->weights, up.offset),
@@ -51,10 +51,10 @@ static inner_rows inner_at(const pass *p, const turn *t, int64_t row) {
 
 static mf_status pass_begin(pass *p, mf_model *m, int64_t layer, const void *x, bool backward) {
     size_t size = mf_dtype_bytes(m->options.type);
-    int gate = mf_layer_param(layer, MF_WGATE);
+    int gate = mf_layer_param(m, layer, MF_WGATE);
     int64_t tile = mf_min(m->tokens, MF_ROW_TILE) * mf_param_widest(m, gate);
     *p = (pass){.model = m, .layer = layer, .ffn = mf_param_own(m, gate).count};
-    MF_TRY(mf_normed_make(m, mf_layer_param(layer, MF_NORM_MLP), x, &p->normed));
+    MF_TRY(mf_normed_make(m, mf_layer_param(m, layer, MF_NORM_MLP), x, &p->normed));
     MF_TRY(mf_work(m, tile, size, "the MLP's inner values", &p->inner));
     if (m->mlp_slots == 0) {
         MF_TRY(mf_work(m, tile, size, "the MLP's gate", &p->gate));
@@ -176,7 +176,7 @@ static mf_status backward_turn(pass *p, mf_stream *s, const void *dy, float *dno
 
 mf_status mf_mlp_block_backward(mf_model *m, int64_t layer, const void *x) {
     mf_status status = MF_OK;
-    int norm = mf_layer_param(layer, MF_NORM_MLP);
+    int norm = mf_layer_param(m, layer, MF_NORM_MLP);
     pass p;
     mf_buffer dnormed = {0};
     mf_normed dy = {0};

@@ -21,7 +21,8 @@ typedef struct mf_param {
     int part;        /* the streamed part that holds it; -1: replicated */
     int piece;       /* its place among the part's matrices */
     int64_t offset;  /* replicated: where it lies */
-    float deviation; /* of its initial values; 0: all ones */
+    float deviation; /* of its initial values; replicated: 0, and all are `initial` */
+    float initial;
 } mf_param;
 
 /* What a turn has of a parameter: groups first .. first + count - 1 of the cut dimension, at `offset` of the
@@ -41,7 +42,12 @@ enum {
     MF_WDOWN,
     MF_NORM_ATTENTION,
     MF_NORM_MLP,
-    MF_LAYER_PARAMS
+    MF_LAYER_PARAMS, /* of every model; what some have beside them: */
+    MF_BQ = MF_LAYER_PARAMS,
+    MF_BK,
+    MF_BV,
+    MF_NORM_Q,
+    MF_NORM_K
 };
 
 struct mf_model {
@@ -51,7 +57,8 @@ struct mf_model {
     mf_comm *tensor;     /* weights cut, own ones used */
     mf_comm *stream;     /* weights cut, all used in turn */
     mf_comm *sequence;   /* tokens cut */
-    mf_comm *norms_comm; /* the ranks whose tokens differ: gradients of norms are summed over it */
+    mf_comm *norms_comm; /* the ranks whose tokens differ: gradients of blocks' norms are summed over it */
+    mf_comm *heads_comm; /* those whose tokens or heads differ, all: gradients of biases and heads' norms */
     mf_comm *sharers;    /* tensor and stream: where key heads may be held twice */
     mf_comm *world;
     mf_device *device;
@@ -62,11 +69,14 @@ struct mf_model {
     mf_reduction reduction; /* its `held`: the tokens that this rank holds between blocks */
 
     int params, parts;
+    int layer_params;
     mf_param *param;                    /* [params]: layer after layer, then embedding, final norm, head */
     mf_part *part;                      /* [parts] */
     const mf_stream_kind **part_stream; /* [parts] */
     mf_store store;
-    mf_buffer norms, norm_grads; /* [2 * layers + 1][hidden] f32 */
+    int64_t norm_elements, replicated; /* of blocks' norms; with what heads have */
+    mf_buffer replicas, replica_grads; /* [replicated] f32: [2 * layers + 1][hidden], then biases and
+                                          heads' norms */
 
     mf_exchange exchange;
     mf_buffer cos_sin; /* [rows, head_dim] f32 */
@@ -96,8 +106,11 @@ mf_slice mf_param_own(const mf_model *model, int param);
 mf_status mf_params_sum_shared(mf_model *model);
 bool mf_params_are_shared(const mf_model *model);
 
-static inline int mf_layer_param(int64_t layer, int which) { return (int)layer * MF_LAYER_PARAMS + which; }
-static inline int mf_embedding_param(const mf_model *m) { return (int)m->config.layers * MF_LAYER_PARAMS; }
+static inline int mf_layer_param(const mf_model *m, int64_t layer, int which) {
+    int absent = which >= MF_NORM_Q && !m->config.qkv_bias ? MF_NORM_Q - MF_BQ : 0;
+    return (int)layer * m->layer_params + which - absent;
+}
+static inline int mf_embedding_param(const mf_model *m) { return (int)m->config.layers * m->layer_params; }
 static inline int mf_final_norm_param(const mf_model *m) { return mf_embedding_param(m) + 1; }
 static inline int mf_head_param(const mf_model *m) {
     return mf_embedding_param(m) + (m->config.tied ? 0 : 2);
@@ -108,14 +121,21 @@ static inline int mf_head_param(const mf_model *m) {
 static inline const mf_part *mf_part_of(const mf_model *m, int param) {
     return &m->part[m->param[param].part];
 }
+/* Replicated values from element `first` of a parameter on, and their gradients. */
+static inline const float *mf_replica(const mf_model *m, int param, int64_t first) {
+    return (const float *)m->replicas.data + m->param[param].offset + first;
+}
+static inline float *mf_replica_grad(const mf_model *m, int param, int64_t first) {
+    return (float *)m->replica_grads.data + m->param[param].offset + first;
+}
 static inline const mf_part *mf_attention_part(const mf_model *m, int64_t layer) {
-    return mf_part_of(m, mf_layer_param(layer, MF_WQ));
+    return mf_part_of(m, mf_layer_param(m, layer, MF_WQ));
 }
 static inline const mf_part *mf_output_part(const mf_model *m, int64_t layer) {
-    return mf_part_of(m, mf_layer_param(layer, MF_WO));
+    return mf_part_of(m, mf_layer_param(m, layer, MF_WO));
 }
 static inline const mf_part *mf_mlp_part(const mf_model *m, int64_t layer) {
-    return mf_part_of(m, mf_layer_param(layer, MF_WGATE));
+    return mf_part_of(m, mf_layer_param(m, layer, MF_WGATE));
 }
 static inline const mf_part *mf_embedding_part(const mf_model *m) {
     return mf_part_of(m, mf_embedding_param(m));
@@ -201,6 +221,8 @@ mf_status mf_mlp_block_backward(mf_model *model, int64_t layer, const void *x);
 /* vocabulary.c */
 mf_status mf_embed(mf_model *model, const int32_t *ids, void *out);
 mf_status mf_embed_grads(mf_model *model, const int32_t *ids);
+/* Logits of hidden states x: [held, hidden], at the call's tokens. */
+mf_status mf_head_logits(mf_model *model, const void *x, const mf_logits_call *call);
 /* The loss of hidden states x: [held, hidden]; with gradients also dx, overwritten. */
 mf_status mf_head_loss(mf_model *model, const void *x, const int32_t *labels, double *loss);
 mf_status mf_head_gradients(mf_model *model, const void *x, const int32_t *labels, float scale, double *loss);

@@ -48,7 +48,27 @@ static void add_cols(mf_model *m, const char *name, int64_t layer, int64_t units
 }
 
 static void add_norm(mf_model *m, const char *name, int64_t layer, int64_t index) {
-    add(m, (mf_param){.cols = m->config.hidden, .part = -1, .offset = index * m->config.hidden}, name, layer);
+    add(m, (mf_param){.cols = m->config.hidden, .part = -1, .offset = index * m->config.hidden, .initial = 1},
+        name, layer);
+}
+
+/* A vector that heads have, behind the blocks' norms. */
+static void add_vector(mf_model *m, const char *name, int64_t layer, int64_t elements, float initial) {
+    add(m, (mf_param){.cols = elements, .part = -1, .offset = m->replicated, .initial = initial}, name,
+        layer);
+    m->replicated += elements;
+}
+
+static void add_vectors(mf_model *m, int64_t layer) {
+    const mf_model_config *c = &m->config;
+    if (c->qkv_bias) {
+        add_vector(m, "self_attn.q_proj.bias", layer, c->heads * c->head_dim, 0);
+        add_vector(m, "self_attn.k_proj.bias", layer, c->kv_heads * c->head_dim, 0);
+        add_vector(m, "self_attn.v_proj.bias", layer, c->kv_heads * c->head_dim, 0);
+    }
+    if (!c->qk_norm) return;
+    add_vector(m, "self_attn.q_norm.weight", layer, c->head_dim, 1);
+    add_vector(m, "self_attn.k_norm.weight", layer, c->head_dim, 1);
 }
 
 /* The matrices added from here on are of a new part. */
@@ -68,6 +88,7 @@ static void add_layer(mf_model *m, int64_t layer) {
     add_cols(m, "mlp.down_proj.weight", layer, c->ffn, 1);
     add_norm(m, "input_layernorm.weight", layer, 2 * layer);
     add_norm(m, "post_attention_layernorm.weight", layer, 2 * layer + 1);
+    add_vectors(m, layer);
 }
 
 /* Where the units of shard `shard` (of the stream's axis, to its size) of tensor rank `t` begin. */
@@ -163,7 +184,9 @@ static mf_status pack(mf_model *m) {
 mf_status mf_params_build(mf_model *m) {
     const mf_model_config *c = &m->config;
     size_t parts = (size_t)(3 * c->layers + 2);
-    MF_TRY(mf_host_alloc((size_t)(c->layers * MF_LAYER_PARAMS + 3), sizeof *m->param, &m->param));
+    m->layer_params = MF_LAYER_PARAMS + (c->qkv_bias ? 3 : 0) + (c->qk_norm ? 2 : 0);
+    m->norm_elements = m->replicated = (2 * c->layers + 1) * c->hidden;
+    MF_TRY(mf_host_alloc((size_t)(c->layers * m->layer_params + 3), sizeof *m->param, &m->param));
     MF_TRY(mf_host_alloc(parts, sizeof *m->part, &m->part));
     MF_TRY(mf_host_alloc(parts, sizeof *m->part_stream, &m->part_stream));
     for (int64_t layer = 0; layer < c->layers; layer++) add_layer(m, layer);
@@ -274,7 +297,7 @@ mf_param_view mf_model_param(const mf_model *m, int index) {
 }
 
 bool mf_params_are_shared(const mf_model *m) {
-    return shared_heads(m, &m->param[mf_layer_param(0, MF_WK)], NULL) > 0;
+    return shared_heads(m, &m->param[mf_layer_param(m, 0, MF_WK)], NULL) > 0;
 }
 
 /* Between this rank's rows of the shared heads and sums: [heads][unit][cols]. */
@@ -314,8 +337,8 @@ mf_status mf_params_sum_shared(mf_model *m) {
     int64_t *heads = NULL;
     MF_TRY(mf_host_alloc((size_t)mf_comm_size(m->tensor), sizeof *heads, &heads));
     for (int64_t layer = 0; layer < m->config.layers; layer++) {
-        MF_GO(sum_shared(m, mf_layer_param(layer, MF_WK), heads));
-        MF_GO(sum_shared(m, mf_layer_param(layer, MF_WV), heads));
+        MF_GO(sum_shared(m, mf_layer_param(m, layer, MF_WK), heads));
+        MF_GO(sum_shared(m, mf_layer_param(m, layer, MF_WV), heads));
     }
 fail:
     mf_host_free(heads);
@@ -362,7 +385,7 @@ mf_status mf_model_collect_gradient(mf_model *m, int index, float *whole) {
     if (!v.replicated)
         lay_out_gradient(m, &v, whole);
     else if (mf_comm_rank(m->world) == 0)
-        for (int64_t col = 0; col < v.cols; col++) whole[col] = ((float *)m->norm_grads.data)[v.offset + col];
+        for (int64_t col = 0; col < v.cols; col++) whole[col] = *mf_replica_grad(m, index, col);
     return mf_reduce(m->world, whole, elements, 0, NULL);
 }
 
@@ -370,7 +393,7 @@ mf_status mf_model_init(mf_model *m, float *master) {
     for (int i = 0; i < m->params; i++) {
         mf_param_view v = mf_model_param(m, i);
         if (v.replicated) {
-            MF_TRY(mf_fill(m->device, v.cols, 1.0f, (float *)m->norms.data + v.offset));
+            MF_TRY(mf_fill(m->device, v.cols, m->param[i].initial, (float *)m->replicas.data + v.offset));
             continue;
         }
         MF_TRY(mf_fill_normal(m->device, &(mf_normal_args){.rows = v.slice_rows,

@@ -9,20 +9,19 @@ mf_status mf_part_open(mf_model *m, const mf_part *part, mf_pass pass, mf_stream
 
 static mf_status norm_forward(mf_model *m, int param, const void *x, void *out) {
     return mf_rmsnorm_forward(m->device, m->reduction.held, m->config.hidden, (float)m->config.norm_eps,
-                              m->options.type, x, (float *)m->norms.data + m->param[param].offset, out);
+                              m->options.type, x, mf_replica(m, param, 0), out);
 }
 
 static mf_status norm_backward(mf_model *m, int param, const void *x, const float *dy) {
-    return mf_rmsnorm_backward(
-        m->device, &(mf_rmsnorm_grad){.n = m->reduction.held,
-                                      .h = m->config.hidden,
-                                      .eps = (float)m->config.norm_eps,
-                                      .type = m->options.type,
-                                      .x = x,
-                                      .weight = (float *)m->norms.data + m->param[param].offset,
-                                      .dy = dy,
-                                      .dx = m->dx.data,
-                                      .dweight = (float *)m->norm_grads.data + m->param[param].offset});
+    return mf_rmsnorm_backward(m->device, &(mf_rmsnorm_grad){.n = m->reduction.held,
+                                                             .h = m->config.hidden,
+                                                             .eps = (float)m->config.norm_eps,
+                                                             .type = m->options.type,
+                                                             .x = x,
+                                                             .weight = mf_replica(m, param, 0),
+                                                             .dy = dy,
+                                                             .dx = m->dx.data,
+                                                             .dweight = mf_replica_grad(m, param, 0)});
 }
 
 /* Gathers what stands in out->held, which is not needed any more where it was. */

@@ -275,6 +275,69 @@ fail:
     return status;
 }
 
+/* Where this rank has token `token` of all; -1: it has not. */
+static int64_t own_row(const mf_model *m, int64_t token) {
+    mf_run runs[MF_RUNS];
+    int64_t position = token % m->options.tokens, sequence = token / m->options.tokens;
+    int n = mf_cut_runs(m->options.tokens, mf_comm_size(m->sequence), mf_comm_rank(m->sequence), runs);
+    for (int i = 0; i < n; i++)
+        if (position >= runs[i].position && position < runs[i].position + runs[i].rows)
+            return sequence * m->rows + runs[i].first_row + position - runs[i].position;
+    return -1;
+}
+
+/* inputs: [count, hidden] of the tokens asked for; zeros for those of other ranks, whose logits become 0. */
+static mf_status gather_inputs(mf_model *m, const mf_logits_call *call, const void *all, void *inputs) {
+    size_t row = (size_t)m->config.hidden * mf_dtype_bytes(m->options.type);
+    MF_TRY(mf_zero(m->device, inputs, (size_t)call->count * row));
+    for (int64_t i = 0; i < call->count; i++) {
+        int64_t from = own_row(m, call->tokens[i]);
+        if (from >= 0)
+            MF_TRY(mf_copy_rows(m->device, 1, row, mf_at(m, inputs, i * m->config.hidden), row,
+                                mf_at_const(m, all, from * m->config.hidden), row));
+    }
+    return MF_OK;
+}
+
+static mf_status logits_turns(mf_model *m, const mf_logits_call *call, const void *inputs) {
+    mf_status status = MF_OK;
+    int64_t h = m->config.hidden;
+    mf_stream s = {0};
+    MF_GO(mf_part_open(m, mf_head_part(m), MF_PASS_FORWARD, &s));
+    for (mf_turn turn; mf_stream_more(&s);) {
+        MF_GO(mf_stream_turn(&s, &turn));
+        mf_slice slice = mf_param_slice(m, mf_head_param(m), turn.shard);
+        mf_linear l = {
+            .device = m->device, .type = m->options.type, .n = call->count, .in = h, .out = slice.count};
+        MF_GO(mf_linear_forward(&l, inputs, h, turn.weights, call->logits + slice.first, m->config.vocab,
+                                MF_F32, false));
+        MF_GO(mf_stream_end_turn(&s));
+    }
+    MF_GO(mf_stream_finish(&s));
+fail:
+    mf_stream_close(&s);
+    return status;
+}
+
+mf_status mf_head_logits(mf_model *m, const void *x, const mf_logits_call *call) {
+    mf_status status = MF_OK;
+    int64_t elements = call->count * m->config.vocab;
+    mf_normed normed = {0};
+    mf_buffer inputs = {0};
+    MF_GO(mf_normed_make(m, mf_final_norm_param(m), x, &normed));
+    MF_GO(mf_work(m, call->count * m->config.hidden, mf_dtype_bytes(m->options.type), "the head's inputs",
+                  &inputs));
+    MF_GO(gather_inputs(m, call, normed.all, inputs.data));
+    MF_GO(mf_zero(m->device, call->logits, (size_t)elements * sizeof(float)));
+    MF_GO(logits_turns(m, call, inputs.data));
+    MF_GO(mf_allreduce(m->sequence, call->logits, elements, MF_F32, NULL)); /* one rank has a token */
+    MF_GO(mf_allreduce(m->tensor, call->logits, elements, MF_F32, NULL));   /* and a share of its logits */
+fail:
+    mf_buffer_free(m->memory, &inputs);
+    mf_normed_free(m, &normed);
+    return status;
+}
+
 mf_status mf_head_loss(mf_model *m, const void *x, const int32_t *labels, double *loss) {
     head e;
     mf_status status = head_begin(&e, m, x, labels, false);

@@ -4,7 +4,6 @@
 #include "plan/calibrate.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* Of a rank's two arenas each: far larger than its caches, together. */
@@ -101,21 +100,10 @@ static mf_status time_tables(session *s, int pass) {
     return MF_OK;
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Sorts them. */
-static double median(double *values, int n) {
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
-}
-
 static double median_at(const session *s, int point) {
     double all[MF_CALIBRATE_PASSES];
     for (int i = 0; i < s->options.passes; i++) all[i] = s->seconds[i * s->points + point];
-    return median(all, s->options.passes);
+    return mf_median(all, s->options.passes);
 }
 
 static mf_status keep_table(const session *s, const mf_timed *t, int first, mf_rates *out) {
@@ -168,7 +156,7 @@ static mf_status measure(session *s, mf_rates *out) {
     MF_GO(mf_host_alloc((size_t)(s->options.passes * s->tables), sizeof *s->pace, &s->pace));
     for (int pass = 0; pass < s->options.passes; pass++) MF_GO(time_tables(s, pass));
     MF_GO(keep_all(s, out));
-    out->pace = median(s->pace, s->options.passes * s->tables);
+    out->pace = mf_median(s->pace, s->options.passes * s->tables);
 fail:
     mf_host_free(s->pace);
     mf_host_free(s->seconds);

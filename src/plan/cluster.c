@@ -1,11 +1,13 @@
 /* cluster.c: a cluster's description, from JSON; every entry is looked at before any is believed. */
 #include "meshfold/plan.h"
+
+#include "io/json_file.h"
 #include "plan/rates_json.h"
 
+#include <ctype.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const double GIB = 1024.0 * 1024 * 1024;
@@ -20,10 +22,14 @@ static mf_status complain(const place *at, const char *key, const char *what) {
     return MF_FAIL(MF_EFORMAT, "%s: %s%s%s %s", at->path, at->in, *at->in ? "." : "", key, what);
 }
 
+/* Names are shown on a line, and whole: cut, one might end within a character. */
 static mf_status read_text(const place *at, const json_t *from, const char *key, char out[MF_CLUSTER_NAME]) {
     const json_t *value = json_object_get(from, key);
     if (!value) return complain(at, key, "is missing");
     if (!json_is_string(value)) return complain(at, key, "must be a text");
+    if (json_string_length(value) >= MF_CLUSTER_NAME) return complain(at, key, "is longer than 95 bytes");
+    for (const char *c = json_string_value(value); *c; c++)
+        if (iscntrl((unsigned char)*c)) return complain(at, key, "has control characters");
     snprintf(out, MF_CLUSTER_NAME, "%s", json_string_value(value));
     return MF_OK;
 }
@@ -34,9 +40,9 @@ static mf_status read_number(const place *at, const json_t *from, const char *ke
     if (!value) return complain(at, key, "is missing");
     if (!json_is_number(value)) return complain(at, key, "must be a number");
     *out = json_number_value(value);
-    if (!isfinite(*out) || *out < 0 || (*out == 0 && !zero))
+    if (*out < 0 || (*out == 0 && !zero))
         return complain(at, key, zero ? "must not be negative" : "must be above zero");
-    return MF_OK;
+    return *out == 0 || mf_within_reason(*out) ? MF_OK : complain(at, key, "must be from 1e-12 to 1e15");
 }
 
 static mf_status read_object(const place *at, const json_t *from, const char *key, const json_t **out) {
@@ -152,9 +158,12 @@ static mf_status read_levels(const char *path, const json_t *root, mf_cluster *c
 mf_status mf_cluster_load(const char *path, mf_cluster *out) {
     json_error_t error;
     place top = {path, ""};
+    char *text = NULL;
+    size_t bytes = 0;
     *out = (mf_cluster){0};
-    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (!root && error.line < 0) return MF_FAIL(MF_EIO, "%s: cannot be read: %s", path, error.text);
+    MF_TRY(mf_file_read(path, &text, &bytes));
+    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    mf_host_free(text);
     if (!root) return MF_FAIL(MF_EFORMAT, "%s: line %d: %s", path, error.line, error.text);
     mf_status status = json_is_object(root) ? MF_OK : MF_FAIL(MF_EFORMAT, "%s: must be a JSON object", path);
     if (!status) status = read_text(&top, root, "name", out->name);
@@ -190,10 +199,7 @@ static json_t *levels_json(const mf_cluster *c) {
 mf_status mf_cluster_save(const mf_cluster *c, const char *path) {
     json_t *all =
         json_pack("{s:s, s:o, s:o}", "name", c->name, "device", device_json(c), "levels", levels_json(c));
-    char *text = all ? json_dumps(all, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) : NULL;
-    mf_status status = text ? mf_file_write(path, text, strlen(text))
-                            : MF_FAIL(MF_ENOMEM, "%s: no memory for the description", path);
-    free(text);
+    mf_status status = mf_json_write(path, all, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
     json_decref(all);
     return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
 }

@@ -59,7 +59,9 @@ static int64_t step_of(const mf_measure_options *o) {
 mf_status mf_plan_longest(const mf_cluster *cluster, const mf_measure_options *options, bool borrows,
                           mf_longest *out) {
     lengths l = {.cluster = cluster, .options = *options, .borrows = borrows, .step = step_of(options)};
-    l.most = TOKENS_MOST / l.step;
+    int64_t computed =
+        INT32_MAX / options->model.batch * mf_axes_ranks(&options->mesh, options->layout.sequence);
+    l.most = mf_min(TOKENS_MOST, computed) / l.step;
     MF_TRY(approach(&l));
     MF_TRY(settle(&l));
     *out = (mf_longest){.tokens = l.fits * l.step, .step = l.step, .plan = l.plan};

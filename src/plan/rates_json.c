@@ -57,6 +57,8 @@ static mf_status complain(const char *where, const char *what, const char *key, 
     return MF_FAIL(MF_EFORMAT, "%s: %s: %s %s", where, what, key, problem);
 }
 
+bool mf_within_reason(double value) { return value >= 1e-12 && value <= 1e15; }
+
 /* Numbers above zero; how many there are must be `count`, unless it is 0. */
 static mf_status read_numbers(const char *where, const char *what, const json_t *from, const char *key,
                               int most, int count, double *out, int *read) {
@@ -69,8 +71,10 @@ static mf_status read_numbers(const char *where, const char *what, const json_t 
     for (int i = 0; i < *read; i++) {
         const json_t *value = json_array_get(list, (size_t)i);
         out[i] = json_number_value(value);
-        if (!json_is_number(value) || !isfinite(out[i]) || out[i] <= 0)
+        if (!json_is_number(value) || out[i] <= 0)
             return complain(where, what, key, "must hold numbers above zero");
+        if (!mf_within_reason(out[i]))
+            return complain(where, what, key, "must hold numbers from 1e-12 to 1e15");
     }
     return MF_OK;
 }

@@ -6,6 +6,8 @@
 
 #include <jansson.h>
 
+/* A size, a rate or a time of any machine, in whatever unit: what follows from others may be infinite. */
+bool mf_within_reason(double value);
 /* where: what errors begin with, as "cpu.json: device.measured[0]". MF_EFORMAT names the entry. */
 mf_status mf_rates_read(const char *where, const json_t *from, mf_rates *out);
 /* Owned by the caller; NULL: no memory. */

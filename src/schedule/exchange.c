@@ -120,6 +120,7 @@ static mf_attention_args args_of(mf_exchange *x, const mf_attend *call) {
                               .first_head = call->first,
                               .group = s->group,
                               .head_dim = s->head_dim,
+                              .window = call->window,
                               .scale = 1.0f / __builtin_sqrtf((float)s->head_dim),
                               .queries = x->query,
                               .q = mf_exchange_queries(x, call->first),

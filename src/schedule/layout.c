@@ -56,6 +56,13 @@ mf_axes mf_layout_replicas(const mf_mesh_spec *mesh, const mf_layout *layout) {
     return all & ~(layout->tensor | layout->stream);
 }
 
+void mf_layout_describe(const mf_layout *layout, char out[MF_LAYOUT_DESCRIPTION]) {
+    snprintf(out, MF_LAYOUT_DESCRIPTION,
+             "attention %s, mlp %s, vocabulary %s, exchange %s, reduction %s, zero %d",
+             layout->attention->name, layout->mlp->name, layout->vocabulary->name, layout->exchange->name,
+             layout->reduction->name, layout->cut_updates);
+}
+
 #define MESH "--mesh %.100s: "
 
 /* One of the words in a mesh's text, and where its value goes. Values live in `held`. */

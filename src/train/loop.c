@@ -53,18 +53,30 @@ static mf_status check_skipped(const mf_run_state *r, int64_t step, const mf_upd
                        : "try a lower --lr, a longer --warmup or --clip 1");
 }
 
-/* The largest peak of all ranks. */
-static mf_status largest_peak(mf_run_state *r, int64_t *out) {
+/* What ranks tell each other after a step. */
+typedef struct note {
+    int64_t peak_bytes;
+    int64_t stop; /* not 0: this rank was asked to stop */
+} note;
+
+/* Finds the largest peak of all ranks, and whether one was asked to stop. */
+static mf_status compare_notes(mf_run_state *r, int64_t *largest_peak) {
     mf_status status = MF_OK;
     int size = mf_comm_size(r->mesh.world);
-    int64_t own = mf_memory_stats_get(r->memory).peak_total, *all = NULL;
+    const volatile sig_atomic_t *stop = r->options->stop;
+    note own = {.peak_bytes = mf_memory_stats_get(r->memory).peak_total,
+                .stop = stop && __atomic_load_n(stop, __ATOMIC_RELAXED)},
+         *all = NULL;
     size_t *offsets = NULL;
     MF_GO(mf_host_alloc((size_t)size, sizeof *all, &all));
     MF_GO(mf_host_alloc((size_t)size + 1, sizeof *offsets, &offsets));
     for (int i = 0; i <= size; i++) offsets[i] = (size_t)i * sizeof own;
     MF_GO(mf_allgather(r->mesh.world, &own, all, offsets, NULL));
-    *out = 0;
-    for (int i = 0; i < size; i++) *out = mf_max(*out, all[i]);
+    *largest_peak = 0;
+    for (int i = 0; i < size; i++) {
+        *largest_peak = mf_max(*largest_peak, all[i].peak_bytes);
+        r->stop |= all[i].stop != 0;
+    }
 fail:
     mf_host_free(offsets);
     mf_host_free(all);
@@ -74,9 +86,10 @@ fail:
 static mf_status report_step(mf_run_state *r, int64_t step, const mf_update *u) {
     const mf_train_options *o = r->options;
     int64_t peak = 0, tokens = mf_loop_sequences(r) * o->model.tokens;
-    MF_TRY(largest_peak(r, &peak));
+    MF_TRY(compare_notes(r, &peak));
     if (!r->observer || !r->observer->stepped) return MF_OK;
     double took = r->step_s[step];
+    int64_t made = step + 1 - r->first_step;
     mf_step_metrics metrics = {.step = step + 1,
                                .steps = o->adam.steps,
                                .loss = u->loss,
@@ -88,8 +101,7 @@ static mf_status report_step(mf_run_state *r, int64_t step, const mf_update *u) 
                                .flops_share = mf_loop_step_flops(r) / took / r->peak_flops,
                                .peak_bytes = peak,
                                .skipped = r->skipped,
-                               .left_s =
-                                   (double)(o->adam.steps - step - 1) * r->all_steps_s / (double)(step + 1)};
+                               .left_s = (double)(o->adam.steps - step - 1) * r->all_steps_s / (double)made};
     return r->observer->stepped(r->observer->context, &metrics);
 }
 
@@ -106,6 +118,7 @@ static mf_status one_step(mf_run_state *r, int64_t step, mf_rank_report *own) {
     r->loss_last = u.loss;
     r->skipped_in_a_row = u.skipped ? r->skipped_in_a_row + 1 : 0;
     r->skipped += u.skipped;
+    r->ran++;
     mf_loop_measure(r, own);
     MF_TRY(report_step(r, step, &u));
     return check_skipped(r, step, &u);
@@ -140,18 +153,40 @@ mf_status mf_loop_eval(mf_run_state *r, double *loss) {
 
 static mf_status evaluate(mf_run_state *r, int64_t step) {
     MF_TRY(mf_loop_eval(r, &r->loss_eval));
+    r->eval_step = step;
     if (!r->observer || !r->observer->evaluated) return MF_OK;
     return r->observer->evaluated(r->observer->context, step, r->loss_eval);
+}
+
+/* Steps until the run ends or is stopped. */
+static mf_status run_steps(mf_run_state *r, mf_rank_report *own) {
+    const mf_train_options *o = r->options;
+    for (int64_t step = r->first_step; step < o->adam.steps && !r->stop; step++) {
+        MF_TRY(one_step(r, step, own));
+        bool last = step + 1 == o->adam.steps;
+        if (last || (o->eval_every > 0 && (step + 1) % o->eval_every == 0)) MF_TRY(evaluate(r, step + 1));
+        if (last) r->stop = false; /* there is nothing left to go on with */
+        MF_TRY(mf_run_save(r, step + 1));
+        r->last_step = step + 1;
+    }
+    return MF_OK;
+}
+
+static mf_status tell_stopped(const mf_run_state *r) {
+    if (!r->observer || !r->observer->stopped) return MF_OK;
+    return r->observer->stopped(r->observer->context, r->last_step);
 }
 
 mf_status mf_loop_run(mf_run_state *r) {
     const mf_train_options *o = r->options;
     mf_rank_report own;
-    for (int64_t step = 0; step < o->adam.steps; step++) {
-        bool last = step + 1 == o->adam.steps;
-        MF_TRY(one_step(r, step, &own));
-        if (last || (o->eval_every > 0 && (step + 1) % o->eval_every == 0)) MF_TRY(evaluate(r, step + 1));
-    }
+    mf_loop_reset_stats(r);
+    mf_loop_measure(r, &own);
+    MF_TRY(run_steps(r, &own));
+    if (r->stop) return tell_stopped(r);
+    if (r->eval_step < o->adam.steps) MF_TRY(evaluate(r, o->adam.steps)); /* it went on from the end */
     if (o->save_to) MF_TRY(mf_model_save(r->model, r->device, o->save_to));
+    if (o->save_to && o->init_from && mf_world_rank(r->world) == 0)
+        MF_TRY(mf_model_carry(o->init_from, o->save_to));
     return mf_loop_summarize(r, &own);
 }

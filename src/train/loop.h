@@ -18,11 +18,17 @@ typedef struct mf_run_state {
     mf_optimizer *optimizer;
     mf_buffer ids, labels;             /* [accumulate][batch][rows] int32: this rank's tokens of a step */
     mf_buffer whole_ids, whole_labels; /* [tokens] int32: one sequence before the cut */
-    double all_steps_s;                /* the sum so far of */
+    int64_t ran;                       /* steps of this process */
+    int64_t first_step;                /* from 0: where this run began or went on */
+    double all_steps_s;                /* since then, the sum of */
     double *step_s;                    /* [steps] */
     double peak_flops;                 /* of all ranks together, measured */
     double loss_first, loss_last, loss_eval;
     int64_t skipped, skipped_in_a_row;
+    int64_t eval_step; /* the last evaluation came after this step, from 1 */
+    uint64_t data;     /* what tells the text from another, where checkpoints need it */
+    int64_t last_step; /* that was made, from 1 */
+    bool stop;         /* a rank was asked to: all end after this step */
 } mf_run_state;
 
 /* Values can't be read or written: nothing is computed. */
@@ -49,6 +55,12 @@ mf_status mf_loop_eval(mf_run_state *run, double *loss);
 static inline int64_t mf_loop_sequences(const mf_run_state *r) {
     return r->options->accumulate * r->options->model.batch * r->replicas;
 }
+/* run_checkpoints.c: goes on from options->resume_from, where that is set. Collective. */
+mf_status mf_run_resume(mf_run_state *run);
+/* Before the first step: clears away what this run's checkpoints would meet. On rank 0. */
+mf_status mf_run_tidy(const mf_run_state *run);
+/* Saves after this step, from 1, if it is due. Collective. */
+mf_status mf_run_save(mf_run_state *run, int64_t step);
 /* report.c: model FLOPs of a step over all ranks; the forward pass's where there is no other. */
 double mf_loop_step_flops(const mf_run_state *run);
 /* What all ranks measured: (*out)[ranks], on every rank, owned by the caller (mf_host_free). Collective. */

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* "[64, 192]" */
@@ -22,8 +21,9 @@ static shape_text describe(int dims, const int64_t *shape) {
     return out;
 }
 
-static mf_status check_param(const mf_safetensors *file, const mf_param_view *v, const char *path) {
-    const mf_tensor_info *t = mf_safetensors_find(file, v->name);
+static mf_status check_param(const mf_tensor_set *files, const mf_param_view *v) {
+    const char *path = mf_tensor_set_path(files);
+    const mf_tensor_info *t = mf_tensor_set_find(files, v->name);
     int64_t matrix[] = {v->rows, v->cols};
     int dims = v->rows ? 2 : 1;
     const int64_t *shape = v->rows ? matrix : &v->cols;
@@ -44,46 +44,35 @@ static bool is_spare(const char *name) {
 }
 
 /* What the file has beyond the model was trained with the rest: without it the rest is worth little. */
-static mf_status check_nothing_more(mf_model *model, const mf_safetensors *file, const char *path) {
-    for (int i = 0; i < mf_safetensors_count(file); i++) {
-        const char *name = mf_safetensors_at(file, i)->name;
-        bool known = is_spare(name);
+static mf_status check_nothing_more(mf_model *model, const mf_tensor_set *files) {
+    const mf_tensor_info *t;
+    for (int i = 0; (t = mf_tensor_set_at(files, i)); i++) {
+        bool known = is_spare(t->name);
         for (int p = 0; p < mf_model_params(model) && !known; p++)
-            known = strcmp(mf_model_param(model, p).name, name) == 0;
+            known = strcmp(mf_model_param(model, p).name, t->name) == 0;
         if (!known)
-            return MF_FAIL(MF_EFORMAT, "%s: has a tensor %.200s, which the model does not have", path, name);
+            return MF_FAIL(MF_EFORMAT, "%s: has a tensor %.200s, which the model does not have",
+                           mf_tensor_set_path(files), t->name);
     }
     return MF_OK;
 }
 
-static mf_status refuse_sharded(const char *folder) {
-    mf_status status = MF_OK;
-    char *index = NULL;
-    struct stat found;
-    MF_TRY(mf_format(&index, "%s/model.safetensors.index.json", folder));
-    if (stat(index, &found) == 0)
-        status = MF_FAIL(MF_EUNSUPPORTED, "%s: models in several files are not read by this version", index);
-    mf_host_free(index);
-    return status;
-}
-
-static mf_status open_checked(mf_model *model, const char *folder, const char *path, mf_safetensors **out) {
-    MF_TRY(refuse_sharded(folder));
-    MF_TRY(mf_safetensors_open(path, out));
+static mf_status open_checked(mf_model *model, const char *folder, mf_tensor_set **out) {
+    MF_TRY(mf_tensor_set_open(folder, out));
     for (int i = 0; i < mf_model_params(model); i++) {
         mf_param_view v = mf_model_param(model, i);
-        MF_TRY(check_param(*out, &v, path));
+        MF_TRY(check_param(*out, &v));
     }
-    return check_nothing_more(model, *out, path);
+    return check_nothing_more(model, *out);
 }
 
-static mf_status read_slices(mf_model *model, const mf_safetensors *file, float *master) {
+static mf_status read_slices(mf_model *model, const mf_tensor_set *files, float *master) {
     mf_model_state state = mf_model_state_get(model);
     for (int i = 0; i < mf_model_params(model); i++) {
         mf_param_view v = mf_model_param(model, i);
         float *to = v.replicated ? state.replicated_weights : master;
         if (!to) continue; /* this rank has no part of any cut tensor */
-        const mf_tensor_info *t = mf_safetensors_find(file, v.name);
+        const mf_tensor_info *t = mf_tensor_set_find(files, v.name);
         MF_TRY(mf_tensor_read(t, v.first_row, v.slice_rows, v.first_col, v.slice_cols, to + v.offset));
     }
     return MF_OK;
@@ -92,17 +81,14 @@ static mf_status read_slices(mf_model *model, const mf_safetensors *file, float 
 mf_status mf_model_load(mf_model *model, const char *folder, float *master) {
     mf_status status = MF_OK;
     mf_comm *comm = mf_model_world(model);
-    mf_safetensors *file = NULL;
-    char *path = NULL;
-    MF_GO(mf_format(&path, "%s/model.safetensors", folder));
+    mf_tensor_set *files = NULL;
     /* One looks first: what is wrong with a file that all ranks see is found, and said, once. */
-    if (mf_comm_rank(comm) == 0) MF_GO(open_checked(model, folder, path, &file));
+    if (mf_comm_rank(comm) == 0) MF_GO(open_checked(model, folder, &files));
     MF_GO(mf_barrier(comm));
-    if (!file) MF_GO(open_checked(model, folder, path, &file));
-    MF_GO(read_slices(model, file, master));
+    if (!files) MF_GO(open_checked(model, folder, &files));
+    MF_GO(read_slices(model, files, master));
 fail:
-    mf_safetensors_close(file);
-    mf_host_free(path);
+    mf_tensor_set_close(files);
     return status;
 }
 
@@ -163,6 +149,45 @@ static mf_status save_weights(mf_model *model, mf_device *device, const mf_tenso
     MF_TRY(widen(model, device));
     MF_TRY(write_weights(model, world, s.cut_grads, specs, mf_model_params(model), path));
     return mf_zero(device, s.cut_grads, (size_t)s.cut * sizeof(float));
+}
+
+/* What says how a model's text becomes tokens and is continued, beside its weights. */
+static const char *const companions[] = {"tokenizer.json",
+                                         "tokenizer_config.json",
+                                         "special_tokens_map.json",
+                                         "generation_config.json",
+                                         "merges.txt",
+                                         "vocab.json",
+                                         "tokenizer.model",
+                                         "chat_template.jinja",
+                                         "added_tokens.json"};
+
+static mf_status copy_file(const char *from, const char *to) {
+    char *content = NULL;
+    size_t bytes = 0;
+    MF_TRY(mf_file_read(from, &content, &bytes));
+    mf_status status = mf_file_write(to, content, bytes);
+    mf_host_free(content);
+    return status;
+}
+
+static mf_status carry_one(const char *from, const char *to, const char *name,
+                           mf_status (*carry)(const char *from, const char *to)) {
+    mf_status status = MF_OK;
+    char *source = NULL, *target = NULL;
+    MF_GO(mf_format(&source, "%s/%s", from, name));
+    MF_GO(mf_format(&target, "%s/%s", to, name));
+    if (access(source, F_OK) == 0) MF_GO(carry(source, target));
+fail:
+    mf_host_free(source);
+    mf_host_free(target);
+    return status;
+}
+
+mf_status mf_model_carry(const char *from, const char *to) {
+    for (size_t i = 0; i < sizeof companions / sizeof *companions; i++)
+        MF_TRY(carry_one(from, to, companions[i], copy_file));
+    return carry_one(from, to, "config.json", mf_config_carry);
 }
 
 mf_status mf_model_save(mf_model *model, mf_device *device, const char *folder) {

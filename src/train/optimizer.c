@@ -1,5 +1,5 @@
 /* optimizer.c: AdamW on what one rank updates of its shards, with the global norm that clipping needs. */
-#include "meshfold/train.h"
+#include "train/optimizer.h"
 
 #include <math.h>
 
@@ -38,19 +38,24 @@ static mf_status clear_grads(mf_optimizer *o) {
     return mf_zero(o->device, o->state.replicated_grads, (size_t)o->state.replicated * sizeof(float));
 }
 
-/* All weights are made in f32 where the gradients will be, so that no rank needs more memory to begin than to
- * go on. */
-static mf_status fill(mf_optimizer *o, const char *init_from) {
+mf_status mf_optimizer_adopt(mf_optimizer *o) {
     float *all = o->state.cut_grads;
-    if (init_from)
-        MF_TRY(mf_model_load(o->model, init_from, all));
-    else
-        MF_TRY(mf_model_init(o->model, all));
     MF_TRY(mf_convert(o->device, o->state.cut, all, MF_F32, o->state.cut_weights, o->state.type));
     if (o->state.type != MF_F32)
         MF_TRY(mf_convert(o->device, o->state.count, all ? all + o->state.first : NULL, MF_F32,
                           o->master.data, MF_F32));
-    return clear_grads(o);
+    MF_TRY(clear_grads(o));
+    return mf_barrier(mf_model_world(o->model)); /* peers may read the weights from here on */
+}
+
+/* All weights are made in f32 where the gradients will be, so that no rank needs more memory to begin than to
+ * go on. */
+static mf_status fill(mf_optimizer *o, const char *init_from) {
+    if (init_from)
+        MF_TRY(mf_model_load(o->model, init_from, o->state.cut_grads));
+    else
+        MF_TRY(mf_model_init(o->model, o->state.cut_grads));
+    return mf_optimizer_adopt(o);
 }
 
 static mf_status allocate(mf_optimizer *o) {
@@ -61,22 +66,43 @@ static mf_status allocate(mf_optimizer *o) {
     return zeros(o, o->state.replicated, "second moments of norms", &o->replicated2);
 }
 
-mf_status mf_optimizer_create(mf_model *model, mf_device *device, const mf_adam_options *options,
-                              const char *init_from, mf_optimizer **out) {
-    mf_status status = MF_OK;
+mf_status mf_optimizer_allocate(mf_model *model, mf_device *device, const mf_adam_options *options,
+                                mf_optimizer **out) {
     mf_optimizer *o = NULL;
     *out = NULL;
     MF_TRY(mf_host_alloc(1, sizeof *o, &o));
     *o = (mf_optimizer){
         .model = model, .device = device, .options = *options, .state = mf_model_state_get(model)};
-    MF_GO(allocate(o));
+    mf_status status = allocate(o);
+    if (status) {
+        mf_optimizer_destroy(o);
+        return mf_error_pass(__FILE__, __LINE__, status);
+    }
+    *out = o;
+    return MF_OK;
+}
+
+mf_status mf_optimizer_create(mf_model *model, mf_device *device, const mf_adam_options *options,
+                              const char *init_from, mf_optimizer **out) {
+    mf_status status = MF_OK;
+    mf_optimizer *o = NULL;
+    *out = NULL;
+    MF_GO(mf_optimizer_allocate(model, device, options, &o));
     MF_GO(fill(o, init_from));
-    MF_GO(mf_barrier(mf_model_world(model))); /* peers may read the weights from here on */
     *out = o;
     return MF_OK;
 fail:
     mf_optimizer_destroy(o);
     return status;
+}
+
+mf_optimizer_state mf_optimizer_state_get(mf_optimizer *o) {
+    return (mf_optimizer_state){
+        .model = o->model,
+        .of_model = o->state,
+        .updates = &o->updates,
+        .cut = {master_of(o), o->moment1.data, o->moment2.data},
+        .replicated = {o->state.replicated_weights, o->replicated1.data, o->replicated2.data}};
 }
 
 void mf_optimizer_destroy(mf_optimizer *o) {

@@ -2,7 +2,6 @@
 #include "train/loop.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -51,17 +50,10 @@ double mf_loop_step_flops(const mf_run_state *r) {
     return mf_model_step_flops(&r->options->model, mf_loop_sequences(r));
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void times(mf_run_state *r, mf_train_summary *s) {
     const mf_train_options *o = r->options;
-    int64_t n = o->adam.steps;
-    qsort(r->step_s, (size_t)n, sizeof *r->step_s, by_value);
+    s->step_s_median = mf_median(r->step_s, o->adam.steps);
     s->step_s_min = r->step_s[0];
-    s->step_s_median = n % 2 ? r->step_s[n / 2] : 0.5 * (r->step_s[n / 2 - 1] + r->step_s[n / 2]);
     s->tokens_per_s = (double)(mf_loop_sequences(r) * o->model.tokens) / s->step_s_median;
     s->flops_per_step = mf_loop_step_flops(r);
     s->peak_flops = r->peak_flops;
@@ -74,6 +66,8 @@ static mf_status hand_over(mf_run_state *r, const mf_rank_report *ranks, int siz
                           .loss_eval = r->loss_eval,
                           .steps = r->options->adam.steps,
                           .skipped = r->skipped,
+                          .ran = r->ran,
+                          .skipped_last = r->skipped_in_a_row > 0,
                           .params = mf_config_params(&r->options->model.config),
                           .engine = mf_world_engine(r->world),
                           .device = "cpu",

@@ -1,5 +1,6 @@
 /* train.c: builds up one rank's run, measures what the machine can do, trains, takes it down again. */
 #include "train/loop.h"
+#include "train/optimizer.h"
 
 enum { PROBE_LEAST = 256, PROBE_MOST = 1024, PROBE_TURNS = 4 };
 
@@ -90,6 +91,7 @@ fail:
 static mf_status weights(mf_run_state *r) {
     const mf_train_options *o = r->options;
     if (o->model.forward_only) return weights_alone(r);
+    if (o->resume_from) return mf_optimizer_allocate(r->model, r->device, &o->adam, &r->optimizer);
     return mf_optimizer_create(r->model, r->device, &o->adam, o->init_from, &r->optimizer);
 }
 
@@ -120,6 +122,7 @@ mf_status mf_run_open(mf_run_state *r) {
     MF_TRY(mf_model_create(&o->model, &o->layout, &r->mesh, r->device, &r->model));
     MF_TRY(weights(r));
     MF_TRY(token_buffers(r));
+    MF_TRY(mf_run_resume(r));
     return mf_barrier(r->mesh.world); /* all ranks have what they need: nothing is written before */
 }
 
@@ -148,6 +151,7 @@ mf_status mf_train(mf_world *world, const mf_train_options *options, const mf_tr
     MF_GO(mf_run_open(&r));
     if (r.observer && r.observer->started)
         MF_GO(r.observer->started(r.observer->context, options, r.peak_flops));
+    MF_GO(mf_run_tidy(&r));
     MF_GO(mf_loop_run(&r));
     MF_GO(mf_barrier(r.mesh.world)); /* peers may be reading this rank's memory until here */
 fail:

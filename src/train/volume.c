@@ -172,6 +172,7 @@ static void gradients_and_updates(work *w) {
     add(w, l->tensor | l->stream, MF_OP_ALLREDUCE, 2 * 4 * shared);
     add(w, all & ~(mf_reduction_scatters(l->reduction) ? 0 : l->tensor), MF_OP_ALLREDUCE,
         2 * 4 * (2 * layers + 1) * h);
+    add(w, all, MF_OP_ALLREDUCE, 2 * 4 * (double)mf_config_vectors(c));
     if (!l->cut_updates) {
         add(w, replicas, MF_OP_ALLREDUCE, 2 * 4 * cut);
         return;

@@ -42,6 +42,48 @@ static const parity_case cases[] = {
       .tied = true},
      1,
      130},
+    /* What Llama's relatives add, each where it is awkward: heads that straddle shards, windows that cut a
+     * rank's chunks, in the second layer alone, scaling that reaches all three bands of frequencies. */
+    {"biases and a window, straddling",
+     {.hidden = 28,
+      .layers = 2,
+      .heads = 6,
+      .kv_heads = 2,
+      .head_dim = 6,
+      .ffn = 21,
+      .vocab = 31,
+      .qkv_bias = true,
+      .window = 7,
+      .window_from = 1},
+     2,
+     61},
+    {"norms of heads, wider than the model",
+     {.hidden = 24,
+      .layers = 2,
+      .heads = 5,
+      .kv_heads = 1,
+      .head_dim = 8,
+      .ffn = 25,
+      .vocab = 37,
+      .tied = true,
+      .qk_norm = true,
+      .scaling = {MF_ROPE_LLAMA3, 8, 1, 4, 64}},
+     1,
+     45},
+    {"all of it, a window of one chunk",
+     {.hidden = 22,
+      .layers = 1,
+      .heads = 4,
+      .kv_heads = 4,
+      .head_dim = 6,
+      .ffn = 19,
+      .vocab = 23,
+      .qkv_bias = true,
+      .qk_norm = true,
+      .window = 6,
+      .scaling = {.kind = MF_ROPE_LINEAR, .factor = 4}},
+     1,
+     48},
 };
 
 const parity_case *parity_case_at(int index) {
@@ -151,6 +193,8 @@ static mf_status member_create(const parity_run *r, const mf_layout *layout, mf_
     MF_TRY(mf_buffer_alloc(memory, MF_WORKSPACE, tokens, "ids", &out->ids));
     MF_TRY(mf_buffer_alloc(memory, MF_WORKSPACE, tokens, "labels", &out->labels));
     MF_TRY(mf_model_init(out->model, out->master.data));
+    for (int64_t i = 0; i < out->state.replicated; i++) /* zeros and ones would hide whose they are */
+        out->state.replicated_weights[i] += 0.1f * (float)sin((double)i);
     if (!r->forward_only) {
         MF_TRY(mf_zero(device, out->state.cut_grads, bytes));
         MF_TRY(mf_zero(device, out->state.replicated_grads, (size_t)out->state.replicated * sizeof(float)));

@@ -1,5 +1,5 @@
-/* reference.h: a Llama in plain double-precision loops, loss and gradients: what all else is held against. It
- * follows the published formulas and shares no code with the library. */
+/* reference.h: a Llama or a relative of it in plain double-precision loops, loss and gradients: what all else
+ * is held against. It follows the published formulas and shares no code with the library. */
 #ifndef MF_TEST_REFERENCE_H
 #define MF_TEST_REFERENCE_H
 

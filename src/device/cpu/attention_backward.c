@@ -24,12 +24,19 @@ typedef struct backward_column {
     float *grads;       /* dk, then dv: [pad(keys), head_dim] each; NULL until the lane has a pair here */
 } backward_column;
 
-static int64_t visible_keys(const attention_run *queries, const attention_run *keys) {
-    return mf_max(0, mf_min(keys->rows, queries->position + queries->rows - keys->position));
+static int64_t pair_cost(const attention_job *job, const attention_run *queries, const attention_run *keys) {
+    return queries->rows * attention_seen(job->args, queries, keys).rows;
 }
 
-static int64_t pair_cost(const attention_run *queries, const attention_run *keys) {
-    return queries->rows * visible_keys(queries, keys);
+/* The keys that a tile sees, from a row on that leaves it room for the padding of what follows. */
+static attention_run keys_of(const backward_wave *wave, const attention_tile *tile) {
+    const attention_run *all = wave->keys;
+    attention_run seen = attention_seen(wave->job->args, tile->run, all);
+    int64_t skipped = (seen.position - all->position) & ~(int64_t)31;
+    seen.rows += seen.position - all->position - skipped;
+    seen.position = all->position + skipped;
+    seen.row = all->row + skipped;
+    return seen;
 }
 
 static int64_t owner(const backward_wave *wave, int64_t cost_before) {
@@ -41,6 +48,7 @@ static int64_t owner(const backward_wave *wave, int64_t cost_before) {
 static void gradient_tile(const attention_job *job, attention_lane *lane, const attention_tile *tile,
                           const attention_run *keys, int64_t m) {
     int64_t rows = tile->run->rows, total = tile->heads * rows, n = attention_pad(total);
+    int64_t window = job->args->window;
     float scale = job->args->scale, factor = scale * MF_CPU_LOG2E;
     const float *lse = attention_at(lane, job->layout.row_a), *delta = attention_at(lane, job->layout.row_b);
     for (int64_t j = 0; j < m; j++) {
@@ -48,12 +56,16 @@ static void gradient_tile(const attention_job *job, attention_lane *lane, const 
         float *dp = (float *)attention_at(lane, job->layout.d_scores) + j * n;
         int64_t ahead = keys->position + j - tile->run->position;
         int64_t hidden = j < keys->rows ? mf_max(0, mf_min(ahead, rows)) : rows;
-        int64_t from = hidden & ~(int64_t)15; /* no remainders: those run one by one */
+        int64_t end = window ? mf_max(hidden, mf_min(ahead + window, rows)) : rows;
+        /* no remainders: those run one by one */
+        int64_t from = hidden & ~(int64_t)15, until = mf_min((end + 15) & ~(int64_t)15, rows);
         for (int64_t at = 0; at < total; at += rows) {
             mf_cpu_row_gradients(s + at + from, dp + at + from, lse + at + from, delta + at + from,
-                                 rows - from, factor, scale);
+                                 until - from, factor, scale);
             memset(s + at, 0, (size_t)hidden * sizeof *s);
             memset(dp + at, 0, (size_t)hidden * sizeof *dp);
+            memset(s + at + end, 0, (size_t)(rows - end) * sizeof *s);
+            memset(dp + at + end, 0, (size_t)(rows - end) * sizeof *dp);
         }
         memset(s + total, 0, (size_t)(n - total) * sizeof *s);
         memset(dp + total, 0, (size_t)(n - total) * sizeof *dp);
@@ -91,19 +103,21 @@ static mf_status backward_tile(const backward_wave *wave, attention_lane *lane, 
                                const backward_column *column) {
     const attention_job *job = wave->job;
     const attention_layout *l = &job->layout;
+    const attention_run seen = keys_of(wave, tile);
     int64_t d = job->args->head_dim, n = attention_pad(tile->heads * tile->run->rows);
-    int64_t m = attention_pad(visible_keys(tile->run, wave->keys));
-    float *dk = column->grads, *dv = dk + attention_pad(wave->keys->rows) * d;
+    int64_t m = attention_pad(seen.rows), skipped = (seen.row - wave->keys->row) * d;
+    size_t skipped_bytes = (size_t)skipped * mf_dtype_bytes(job->product);
+    float *dk = column->grads + skipped, *dv = dk + attention_pad(wave->keys->rows) * d;
     const attention_shape scores = {m, n, d, job->product, false, true, false};
     const attention_shape keys = {m, d, n, job->product, false, false, true};
     const attention_shape queries = {n, d, m, job->product, true, false, false};
-    void *q = attention_at(lane, l->q), *d_o = attention_at(lane, l->d_o), *k = attention_at(lane, l->k);
+    void *q = attention_at(lane, l->q), *d_o = attention_at(lane, l->d_o);
+    void *k = attention_at(lane, l->k + skipped_bytes), *v = attention_at(lane, l->v + skipped_bytes);
     void *d_s = attention_at(lane, l->d_s);
     load_queries(job, lane, tile);
     MF_TRY(mf_cpu_attention_multiply(lane, &scores, k, q, attention_at(lane, l->scores)));
-    MF_TRY(mf_cpu_attention_multiply(lane, &scores, attention_at(lane, l->v), d_o,
-                                     attention_at(lane, l->d_scores)));
-    gradient_tile(job, lane, tile, wave->keys, m);
+    MF_TRY(mf_cpu_attention_multiply(lane, &scores, v, d_o, attention_at(lane, l->d_scores)));
+    gradient_tile(job, lane, tile, &seen, m);
     MF_TRY(mf_cpu_attention_multiply(lane, &keys, attention_at(lane, l->p), d_o, dv));
     MF_TRY(mf_cpu_attention_multiply(lane, &keys, d_s, q, dk));
     MF_TRY(mf_cpu_attention_multiply(lane, &queries, d_s, k, attention_at(lane, l->dq)));
@@ -158,7 +172,7 @@ static mf_status column_pairs(const backward_wave *wave, attention_lane *lane, b
                                column->kv_head};
         for (int64_t i = 0; i < queries->count; i++) {
             tile.run = &queries->run[i];
-            int64_t cost = tile.heads * pair_cost(tile.run, wave->keys);
+            int64_t cost = tile.heads * pair_cost(job, tile.run, wave->keys);
             if (cost && owner(wave, *before) == wave->lane) {
                 if (!column->grads) begin_column(wave, lane, column);
                 MF_TRY(backward_tile(wave, lane, &tile, column));
@@ -188,7 +202,7 @@ static mf_status wave_pairs(backward_wave *wave, attention_lane *lane) {
 static int64_t head_cost(const attention_job *job, const attention_run *keys) {
     int64_t cost = 0;
     for (int64_t i = 0; i < job->attention->queries.count; i++)
-        cost += pair_cost(&job->attention->queries.run[i], keys);
+        cost += pair_cost(job, &job->attention->queries.run[i], keys);
     return cost;
 }
 

@@ -107,6 +107,19 @@ void mf_cpu_attention_heads(const mf_attention_args *args, int64_t kv_head, int6
 
 mf_status mf_cpu_attention_lane_open(attention_lane *lane, dnnl_engine_t engine);
 void mf_cpu_attention_lane_close(attention_lane *lane);
+/* What any row of a run of queries sees of a run of keys; no rows where that is nothing. */
+static inline attention_run attention_seen(const mf_attention_args *args, const attention_run *queries,
+                                           const attention_run *keys) {
+    attention_run seen = *keys;
+    int64_t end = mf_min(keys->position + keys->rows, queries->position + queries->rows);
+    int64_t passed = args->window ? queries->position - args->window + 1 - keys->position : 0;
+    passed = mf_max(0, mf_min(passed, keys->rows));
+    seen.position += passed;
+    seen.row += passed;
+    seen.rows = mf_max(0, end - seen.position);
+    return seen;
+}
+
 /* Called inside the parallel region: primitives are made for the one thread that runs them. */
 mf_status mf_cpu_attention_multiply(attention_lane *lane, const attention_shape *shape, const void *a,
                                     const void *b, float *c);

@@ -46,6 +46,7 @@ mf_status mf_cpu_reserve_product(mf_device *device, const mf_gemm_args *args);
 mf_status mf_cpu_reserve_widened(mf_device *device, const mf_gemm_args *args);
 mf_status mf_cpu_reserve_attention(mf_device *device, const mf_attention_args *args, bool backward);
 mf_status mf_cpu_reserve_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args);
+mf_status mf_cpu_reserve_headnorm_backward(mf_device *device, const mf_headnorm_args *args);
 
 static inline mf_cpu *mf_cpu_of(mf_device *device) { return device->state; }
 
@@ -57,8 +58,11 @@ mf_status mf_cpu_rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float 
                                  const void *x, const float *weight, void *y);
 mf_status mf_cpu_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args);
 mf_status mf_cpu_rope(mf_device *device, const mf_rope_args *args);
-mf_status mf_cpu_rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
-                            float *cos_sin);
+mf_status mf_cpu_rope_table(mf_device *device, const mf_rope_table_args *args);
+mf_status mf_cpu_headnorm_forward(mf_device *device, const mf_headnorm_args *args);
+mf_status mf_cpu_headnorm_backward(mf_device *device, const mf_headnorm_args *args);
+mf_status mf_cpu_bias_forward(mf_device *device, const mf_bias_args *args);
+mf_status mf_cpu_bias_backward(mf_device *device, const mf_bias_args *args);
 mf_status mf_cpu_swiglu_forward(mf_device *device, const mf_swiglu_args *args);
 mf_status mf_cpu_swiglu_backward(mf_device *device, const mf_swiglu_args *args);
 mf_status mf_cpu_embed_forward(mf_device *device, const mf_embed_args *args);

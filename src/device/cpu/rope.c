@@ -4,15 +4,31 @@
 
 #include <math.h>
 
-mf_status mf_cpu_rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
-                            float *cos_sin) {
-    int64_t half = head_dim / 2;
+/* What a frequency is multiplied with: 1 where it turns often enough within the original positions, 1 /
+ * factor where it hardly turns, between them on a line over the number of turns. */
+static double stretch(const mf_rope_scaling *s, double frequency) {
+    const double pi = 3.14159265358979323846;
+    double turns = (double)s->original * frequency / (2 * pi);
+    if (s->kind == MF_ROPE_PLAIN) return 1;
+    if (s->kind == MF_ROPE_LINEAR || turns < s->low_freq) return 1 / s->factor;
+    if (turns > s->high_freq) return 1;
+    double share = (turns - s->low_freq) / (s->high_freq - s->low_freq);
+    return share + (1 - share) / s->factor;
+}
+
+static double frequency_of(const mf_rope_table_args *a, int64_t pair) {
+    double frequency = pow(a->theta, -2.0 * (double)pair / (double)a->head_dim);
+    return frequency * stretch(&a->scaling, frequency);
+}
+
+mf_status mf_cpu_rope_table(mf_device *device, const mf_rope_table_args *a) {
+    int64_t half = a->head_dim / 2;
 #pragma omp parallel for num_threads(device->threads)
-    for (int64_t t = 0; t < rows; t++) {
+    for (int64_t t = 0; t < a->rows; t++) {
         for (int64_t i = 0; i < half; i++) {
-            double angle = (double)(first + t) * pow(theta, -2.0 * (double)i / (double)head_dim);
-            cos_sin[t * head_dim + i] = (float)cos(angle);
-            cos_sin[t * head_dim + half + i] = (float)sin(angle);
+            double angle = (double)(a->first + t) * frequency_of(a, i);
+            a->cos_sin[t * a->head_dim + i] = (float)cos(angle);
+            a->cos_sin[t * a->head_dim + half + i] = (float)sin(angle);
         }
     }
     return MF_OK;

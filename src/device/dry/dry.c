@@ -60,10 +60,32 @@ static mf_status rope(mf_device *device, const mf_rope_args *args) {
                      (in + bytes_of(args->type)));
 }
 
-static mf_status rope_table(mf_device *device, int64_t first, int64_t rows, int64_t head_dim, double theta,
-                            float *cos_sin) {
-    (void)device, (void)first, (void)theta, (void)cos_sin;
-    return touch(MF_DO_ROPE_TABLE, MF_F32, 4 * elements(rows, head_dim));
+static mf_status rope_table(mf_device *device, const mf_rope_table_args *args) {
+    (void)device;
+    return touch(MF_DO_ROPE_TABLE, MF_F32, 4 * elements(args->rows, args->head_dim));
+}
+
+static mf_status headnorm_forward(mf_device *device, const mf_headnorm_args *args) {
+    (void)device;
+    return touch(MF_DO_HEADNORM_FORWARD, args->type,
+                 2 * elements(args->rows, args->heads * args->head_dim) * bytes_of(args->type));
+}
+
+static mf_status headnorm_backward(mf_device *device, const mf_headnorm_args *args) {
+    MF_TRY(mf_cpu_reserve_headnorm_backward(device, args));
+    return touch(MF_DO_HEADNORM_BACKWARD, args->type,
+                 3 * elements(args->rows, args->heads * args->head_dim) * bytes_of(args->type));
+}
+
+static mf_status bias_forward(mf_device *device, const mf_bias_args *args) {
+    (void)device;
+    return touch(MF_DO_BIAS_FORWARD, args->type,
+                 2 * elements(args->rows, args->width) * bytes_of(args->type));
+}
+
+static mf_status bias_backward(mf_device *device, const mf_bias_args *args) {
+    (void)device;
+    return touch(MF_DO_BIAS_BACKWARD, args->type, elements(args->rows, args->width) * bytes_of(args->type));
 }
 
 static mf_status swiglu_forward(mf_device *device, const mf_swiglu_args *args) {
@@ -177,6 +199,10 @@ const mf_device_ops mf_device_dry = {
     .rmsnorm_backward = rmsnorm_backward,
     .rope = rope,
     .rope_table = rope_table,
+    .headnorm_forward = headnorm_forward,
+    .headnorm_backward = headnorm_backward,
+    .bias_forward = bias_forward,
+    .bias_backward = bias_backward,
     .swiglu_forward = swiglu_forward,
     .swiglu_backward = swiglu_backward,
     .embed_forward = embed_forward,
