@@ -33,6 +33,23 @@ windows=$(((bytes / 10 - 1) / 64))
 "$meshfold" eval --init run/model --data tail --seq 64 --windows "$windows" --threads 1 >out || complain 'the tail fails'
 awk -v a="$held" '/^loss/ { d = $2 - a; exit !(d < 6e-5 && d > -6e-5) }' out || complain "$(cat out), but train says $held"
 
+# A file of ids instead of text: trained on and evaluated, the same on two layouts.
+"$meshfold" tokenize --tokenizer "$2/tests/golden/tokenizer/llama3.json" --data text --out ids.bin >out || complain tokenize
+vocab=$(awk -F'[:, ]+' '/"vocab_size"/ { print $3 }' ids.json)
+cat >config.json <<END
+{"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+ "vocab_size": $vocab}
+END
+"$meshfold" train --model config.json --data ids.bin --seq 32 --steps 5 --threads 1 --mesh tsp=2 --out ids >train ||
+    complain 'training on ids fails'
+grep -q 'text of [0-9]* tokens' train || complain "train on ids: $(cat train)"
+for mesh in single tp=2; do
+    "$meshfold" eval --init ids/model --data ids.bin --seq 50 --mesh "$mesh" --threads 1 --json >"ids-$mesh.json" ||
+        complain "eval of ids on $mesh fails"
+done
+awk -v a="$(loss ids-single.json)" -v b="$(loss ids-tp=2.json)" \
+    'BEGIN { d = (a - b) / a; exit !(a > 0 && d < 1e-6 && d > -1e-6) }' || complain 'ids: losses differ'
+
 refused() {
     local pattern=$1 code=0
     shift
@@ -40,6 +57,7 @@ refused() {
     [ "$code" = 2 ] && [ "$(wc -l <err)" = 1 ] && grep -q -- "$pattern" err || complain "$*: exit $code: $(cat err)"
 }
 printf x >one
+refused "vocab_size is 256, but the text's ids are of a vocabulary of $vocab" --init run/model --data ids.bin
 refused 'needs --init' --data text
 refused 'has nothing to predict' --init run/model --data one
 refused '--data' --init run/model --data nothing

@@ -4,6 +4,7 @@
 #include "support.h"
 
 #include "io/pattern.h"
+#include "io/tokenize.h"
 #include "meshfold/io.h"
 #include "meshfold/tokenizer.h"
 
@@ -597,17 +598,51 @@ static void test_ends(void **state) {
     unlink(config);
 }
 
+/* Whatever fails, nothing half-written stays. */
+static void test_tokenize_faults(void **state) {
+    (void)state;
+    char out[96], in[96];
+    mf_tokenizer *tokenizer = NULL;
+    mf_tokenize_result result;
+    snprintf(out, sizeof out, "%s/ids.bin", folder);
+    snprintf(in, sizeof in, "%s/in", folder);
+    ASSERT_OK(mf_file_write(in, "one\ntwo", 7));
+    ASSERT_OK(mf_tokenizer_open(golden("gpt2"), &tokenizer));
+    const char *paths[] = {in};
+    mf_tokenize_options options = {.tokenizer = tokenizer,
+                                   .paths = paths,
+                                   .path_count = 1,
+                                   .out = out,
+                                   .separator = mf_tokenizer_eos(tokenizer),
+                                   .by_line = true,
+                                   .threads = 2};
+    for (int at = 1;; at++) {
+        mf_fault_arm(MF_FAULT_ALLOC, at);
+        mf_status status = mf_tokenize(&options, &result);
+        bool fired = mf_fault_fired(MF_FAULT_ALLOC);
+        mf_fault_arm(MF_FAULT_ALLOC, 0);
+        assert_int_equal(status, fired ? MF_ENOMEM : MF_OK);
+        if (!fired) break;
+    }
+    assert_int_equal(result.documents, 2);
+    options.threads = 1;
+    options.separator = 1 << 30;
+    ASSERT_FAILS(mf_tokenize(&options, &result), MF_EINVAL, "there is no token");
+    mf_tokenizer_close(tokenizer);
+}
+
 int main(void) {
     snprintf(folder, sizeof folder, "/tmp/mf_test_tokenizer_XXXXXX");
     if (!mkdtemp(folder)) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),        cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_invalid_utf8),  cmocka_unit_test(test_random_bytes),
-        cmocka_unit_test(test_long_words),    cmocka_unit_test(test_refused_models),
-        cmocka_unit_test(test_refused_parts), cmocka_unit_test(test_catastrophe),
-        cmocka_unit_test(test_translation),   cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_mutations),     cmocka_unit_test(test_corpus),
-        cmocka_unit_test(test_threads),       cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_golden),          cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_invalid_utf8),    cmocka_unit_test(test_random_bytes),
+        cmocka_unit_test(test_long_words),      cmocka_unit_test(test_refused_models),
+        cmocka_unit_test(test_refused_parts),   cmocka_unit_test(test_catastrophe),
+        cmocka_unit_test(test_translation),     cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_mutations),       cmocka_unit_test(test_corpus),
+        cmocka_unit_test(test_threads),         cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_tokenize_faults),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     char command[128];
