@@ -257,7 +257,7 @@ static void asked_to_stop(void **state) {
     mf_host_free(folder);
 }
 
-/* From the last step a run only evaluates; with more steps it goes on. */
+/* From the last step a run only sums up; with more steps it goes on. */
 static void at_its_end(void **state) {
     (void)state;
     char *folder = checkpoint_folder();
@@ -268,9 +268,11 @@ static void at_its_end(void **state) {
     double summary[3];
     memcpy(summary, run->summary, sizeof summary);
     run->options.resume_from = folder;
+    run->eval[4] = 0;
     ASSERT_OK(checkpoint_run_go(run));
     assert_int_equal(run->made, 0);
     assert_int_equal(run->resumed, 4);
+    assert_true(run->eval[4] == 0); /* that was known */
     assert_memory_equal(run->summary, summary, sizeof summary);
     run->options.adam.steps = 6;
     ASSERT_OK(checkpoint_run_go(run));

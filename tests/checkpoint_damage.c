@@ -393,7 +393,7 @@ enum { STRIDE = 13 };
 
 /* From step 2 to 4 with a checkpoint after each: the n-th failure is everyone's, and costs at most what was
  * not saved. */
-static void fail_each(const char *mesh, bool no_borrow, mf_fault fault, mf_status expected) {
+static void fail_each(const char *mesh, bool no_borrow, int stride, mf_fault fault, mf_status expected) {
     char *before = checkpoint_folder();
     checkpoint_run *run = checkpoint_run_make(mesh, MF_BF16, 2);
     run->no_borrow = no_borrow;
@@ -405,7 +405,7 @@ static void fail_each(const char *mesh, bool no_borrow, mf_fault fault, mf_statu
     char from[256];
     snprintf(from, sizeof from, "%s", run->options.resume_from);
     run->options.resume_from = from;
-    for (int64_t n = 1, fired = 1; fired; n += STRIDE) {
+    for (int64_t n = 1, fired = 1; fired; n += stride) {
         char *folder = checkpoint_folder();
         run->options.checkpoints = folder;
         mf_fault_arm(fault, n);
@@ -427,11 +427,11 @@ static void fail_each(const char *mesh, bool no_borrow, mf_fault fault, mf_statu
 
 static void injected_failures(void **state) {
     (void)state;
-    fail_each("single", false, MF_FAULT_ALLOC, MF_ENOMEM);
-    fail_each("tsp=3", false, MF_FAULT_ALLOC, MF_ENOMEM);
-    fail_each("tsp=3", false, MF_FAULT_COMM, MF_ECOMM);
-    fail_each("dp=2,tp=2", true, MF_FAULT_ALLOC, MF_ENOMEM);
-    fail_each("dp=2,tp=2", true, MF_FAULT_COMM, MF_ECOMM);
+    fail_each("single", false, STRIDE, MF_FAULT_ALLOC, MF_ENOMEM);
+    fail_each("tsp=3", false, STRIDE, MF_FAULT_ALLOC, MF_ENOMEM);
+    fail_each("tsp=3", false, MF_TEST_SPARSE ? STRIDE : 3, MF_FAULT_COMM, MF_ECOMM);
+    fail_each("dp=2,tp=2", true, STRIDE, MF_FAULT_ALLOC, MF_ENOMEM);
+    fail_each("dp=2,tp=2", true, STRIDE, MF_FAULT_COMM, MF_ECOMM);
 }
 
 int main(void) {

@@ -622,6 +622,7 @@ static void test_tokenize_faults(void **state) {
         bool fired = mf_fault_fired(MF_FAULT_ALLOC);
         mf_fault_arm(MF_FAULT_ALLOC, 0);
         assert_int_equal(status, fired ? MF_ENOMEM : MF_OK);
+        assert_int_equal(access(out, F_OK), status ? -1 : 0);
         if (!fired) break;
     }
     assert_int_equal(result.documents, 2);

@@ -2,14 +2,15 @@
 #include "io/tokenize.h"
 #include "io/bytes.h"
 #include "io/file.h"
-#include "io/json_file.h"
 #include "io/sources.h"
 #include "meshfold/io.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -215,19 +216,35 @@ static json_t *describe(const job *j) {
                      (json_int_t)j->result.bytes, "tokenizer", mf_tokenizer_path(t), "tokenizer_hash", hash);
 }
 
-/* An older description goes first: at no time does one stand beside ids that it does not describe. */
+static mf_status draft_description(const job *j, const char *path, mf_draft *out) {
+    mf_status status = MF_OK;
+    json_t *description = describe(j);
+    char *text = description ? json_dumps(description, JSON_INDENT(2)) : NULL;
+    json_decref(description);
+    if (!text) return MF_FAIL(MF_ENOMEM, "no memory for %s", path);
+    MF_GO(mf_draft_open(path, out));
+    MF_GO(mf_fd_write(out->fd, text, strlen(text), 0, path));
+    MF_GO(mf_fd_write(out->fd, "\n", 1, (int64_t)strlen(text), path));
+fail:
+    free(text);
+    return status;
+}
+
+/* Both are written before either takes its place. An older description goes first: at no time does one stand
+ * beside ids that it does not describe. */
 static mf_status keep(job *j) {
     char *path = NULL;
     const char *out = j->options->out;
-    json_t *description = describe(j);
+    mf_draft description = {.fd = -1};
     mf_status status = MF_OK;
     MF_GO(mf_format(&path, "%.*s.json", (int)strlen(out) - 4, out));
+    MF_GO(draft_description(j, path, &description));
     if (unlink(path) && errno != ENOENT)
         MF_GO(MF_FAIL(MF_EIO, "%s: cannot be replaced: %s", path, strerror(errno)));
     MF_GO(mf_draft_keep(&j->draft, out));
-    MF_GO(mf_json_write(path, description, JSON_INDENT(2)));
+    MF_GO(mf_draft_keep(&description, path));
 fail:
-    json_decref(description);
+    mf_draft_drop(&description);
     mf_host_free(path);
     return status;
 }
