@@ -23,10 +23,16 @@ static void let_first_speak(const mf_error *error) {
     if (rank && mf_launched_by_mpi() && error->rank < 0 && strcmp(rank, "0") != 0) sleep(2);
 }
 
-/* On one line, whatever names from files and flags are in it. */
-static void print_message(const char *message) {
-    for (const char *c = message; *c; c++) fputc(iscntrl((unsigned char)*c) ? ' ' : *c, stderr);
-    fputc('\n', stderr);
+/* One line, whatever names from files and flags are in it; in one piece, between what other processes say. */
+static void print_message(const mf_error *error) {
+    char line[sizeof error->message + 64];
+    int length = snprintf(line, sizeof line, "meshfold: error: ");
+    if (error->rank >= 0)
+        length += snprintf(line + length, sizeof line - (size_t)length, "rank %d: ", error->rank);
+    length += snprintf(line + length, sizeof line - (size_t)length, "%s", error->message);
+    for (int i = 0; i < length; i++)
+        if (iscntrl((unsigned char)line[i])) line[i] = ' ';
+    fprintf(stderr, "%s\n", line);
 }
 
 int mf_report_error(mf_status status) {
@@ -34,9 +40,7 @@ int mf_report_error(mf_status status) {
     const char *trace = getenv("MESHFOLD_TRACE");
     let_first_speak(error);
     fflush(stdout);
-    fputs("meshfold: error: ", stderr);
-    if (error->rank >= 0) fprintf(stderr, "rank %d: ", error->rank);
-    print_message(error->message);
+    print_message(error);
     if (trace && strcmp(trace, "1") == 0) print_trace(error);
     switch (status) {
     case MF_EINVAL:
