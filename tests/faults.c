@@ -18,9 +18,11 @@ enum { RANKS = 4, TEXT_BYTES = 1200, SEQ = 25, SEED = 3, RUN_LIMIT_S = 60 };
 /* Without recomputation in f32 every n up to EVERY fails (while a run is built up), then every FINE-th; in
  * the other modes every STRIDE-th. The strides are primes, so that they drift over the events of a step,
  * which recur, and each mode starts elsewhere. All n in all modes would take minutes, and so would these
- * under the thread sanitizer. */
+ * under the sanitizers. */
 #if defined(__SANITIZE_THREAD__)
-enum { EVERY = 0, FINE = 17, STRIDE = 211, LAYOUT_STRIDE = 307 };
+enum { EVERY = 0, FINE = 29, STRIDE = 307, LAYOUT_STRIDE = 503 };
+#elif defined(__SANITIZE_ADDRESS__)
+enum { EVERY = 100, FINE = 7, STRIDE = 131, LAYOUT_STRIDE = 19 };
 #else
 enum { EVERY = 200, FINE = 3, STRIDE = 53, LAYOUT_STRIDE = 7 };
 #endif
