@@ -67,6 +67,8 @@ static void take_down(run *r) {
     mf_buffer_free(r->memory, &r->ids);
     mf_buffer_free(r->memory, &r->labels);
     mf_model_destroy(r->model);
+    /* groups that the model asked for are known to the copy */
+    if (r->mesh.world && r->mesh.world == r->everyone.world) r->everyone = r->mesh;
     mf_mesh_destroy(&r->everyone);
     mf_device_destroy(r->device);
     mf_memory_destroy(r->memory);
