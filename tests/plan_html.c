@@ -279,10 +279,10 @@ static void a_search_is_told(void **state) {
     (void)state;
     planned p;
     plan(&p);
-    mf_search_result search = {.screened = 30, .fit = 20, .left_out[0] = {7, "tp=5", "no <heads>"}};
+    mf_search_result search = {
+        .tried = 812, .screened = 30, .fit = 20, .count = 4, .left_out[0] = {7, "tp=5", "no <heads>"}};
     mf_longest longest[2] = {{.tokens = 262144, .plan = p.row[0].plan}, {.step = 4096}};
     p.table.search = &search;
-    p.table.tried = 812;
     p.table.enough = 16;
     p.table.longest = longest;
     p.table.longests = 2;

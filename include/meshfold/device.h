@@ -330,10 +330,11 @@ const char *mf_operation_name(mf_operation operation); /* "gemm", ... as the fun
 
 /* How long a machine would take, for steps that run dry:
  *
- *     static double gemm_s(const mf_costs *c, const mf_gemm_args *a) { return 2.0 * a->m * a->n * a->k /
- * 1e12; } mf_costs costs = {.gemm_s = gemm_s, .attention_s = ..., .touch_s = ..., .transfer_s = ...,
- * .overlaps = true}; mf_launch(&(mf_launch_options){.engine = "dry", .ranks = 8, .costs = &costs}, body,
- * argument);
+ *     static double gemm_s(const mf_costs *c, const mf_gemm_args *a) {
+ *         return 2.0 * a->m * a->n * a->k / 1e12;
+ *     }
+ *     mf_costs costs = {.gemm_s = gemm_s, .attention_s = ..., .touch_s = ..., .transfer_s = ...};
+ *     mf_launch(&(mf_launch_options){.engine = "dry", .ranks = 8, .costs = &costs}, body, argument);
  *
  * Where a dry launch has costs, each rank's thread has a clock of its own that stands at 0 when its body
  * begins and is moved by every operation and transfer: what is measured there (mf_now_s) is predicted. Peers
@@ -341,7 +342,6 @@ const char *mf_operation_name(mf_operation operation); /* "gemm", ... as the fun
 
 /* What a rank sends in one collective. */
 typedef struct mf_transfer_cost {
-    const char *name; /* "allgather", ... */
     int op;           /* by mf_comm_op */
     double bytes;     /* that this rank sends by the ring convention */
     double payload;   /* of the whole operation */

@@ -67,9 +67,10 @@ typedef struct mf_plan_result {
  * cluster (NULL) only memory and transfers are found: the rest is 0. */
 mf_status mf_plan(const mf_cluster *cluster, const mf_measure_options *options, int rank, bool borrows,
                   mf_plan_result *out);
-/* The same of a run's first step, which finds no workspace that one before it left. */
-mf_status mf_plan_first(const mf_cluster *cluster, const mf_measure_options *options, int rank, bool borrows,
-                        mf_plan_result *out);
+/* The same after so many steps that warm up, where mf_plan has one: a device's workspace grows as it is used.
+ */
+mf_status mf_plan_after(const mf_cluster *cluster, const mf_measure_options *options, int rank, bool borrows,
+                        int warm_up, mf_plan_result *out);
 
 /* <0: a plan that fits before one that doesn't; then by tokens a second, or by how little is missing. */
 int mf_plan_compare(const mf_plan_result *a, const mf_plan_result *b);

@@ -31,12 +31,9 @@ typedef struct command {
 static void add_inputs(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Model and data");
     mf_run_settings_add_model(&s->run, t, true);
-    mf_table_add(t, (mf_flag){.name = "data",
-                              .kind = MF_FLAG_LIST,
-                              .target = &s->data,
-                              .value_name = "PATH",
-                              .required = true,
-                              .about = "text files and folders, all of which is read"});
+    mf_run_settings_add_data(t, &s->data, true,
+                             "text files and folders, a byte a token, or a NAME.bin that meshfold tokenize "
+                             "made; all of it is read");
     mf_table_add(t, MF_INT("seq", &s->seq, "1024", 1, 1 << 28,
                            "tokens of a window: how much of the text a token can see at most"));
     mf_table_add(
@@ -69,9 +66,7 @@ static void describe(command *c) {
 static void help(const command *c) {
     mf_flags_help(&c->flags, stdout);
     printf(
-        "\nThe text is cut into windows that follow each other; a token sees those before it in its window. "
-        "Text is\n"
-        "read as bytes, one token each.\n"
+        "\nThe text is cut into windows that follow each other; a token sees those before it in its window.\n"
         "\nExamples\n"
         "  meshfold eval --init runs/demo/model --data book.txt --seq 8192 --mesh tsp=2\n"
         "  meshfold eval --init runs/demo/model --data book.txt --json\n");

@@ -294,7 +294,6 @@ static mf_status show(const command *c, int shown) {
                            .options = c->model,
                            .row = c->row,
                            .count = shown,
-                           .tried = c->found.tried,
                            .search = searched ? &c->found : NULL,
                            .enough = c->enough,
                            .longest = c->longest,

@@ -75,8 +75,8 @@ static void put_left_out(const mf_left_out *l, FILE *out) {
 static void put_search(const mf_plan_table *t, FILE *out) {
     const mf_search_result *s = t->search;
     begin_fact(out, "tried");
-    mf_html_putf(out, "%d layout%s: %d run with a few layers, of which %d fit; the best %d in full", t->tried,
-                 mf_plural(t->tried), s->screened, s->fit, t->count);
+    mf_html_putf(out, "%d layout%s: %d run with a few layers, of which %d fit; the best %d in full", s->tried,
+                 mf_plural(s->tried), s->screened, s->fit, s->count);
     end_fact(out);
     for (int i = 0; i < MF_LEFT_OUT; i++) put_left_out(&s->left_out[i], out);
     if (!t->enough) return;

@@ -20,7 +20,6 @@ typedef struct mf_plan_table {
     mf_model_options options;  /* what all rows have in common */
     mf_plan_row *row;          /* [count] what fits before what does not, the fastest first */
     int count;
-    int tried; /* layouts that a search looked at, of which the rows are the best; 0: no search */
     const mf_search_result *search; /* NULL: no search */
     int enough; /* ranks that something fits on, where a search found nothing that does; 0: not known */
     const mf_longest *longest; /* [longests] of the first rows */

@@ -52,10 +52,7 @@ mf_status mf_predict(const mf_cluster *machine, const mf_measure_options *option
     mf_plan_result plan;
     bool timed = times_known(machine, mf_mesh_ranks(&options->mesh), options->threads);
     const mf_cluster *cluster = timed ? machine : NULL;
-    if (options->steps == 0)
-        MF_TRY(mf_plan_first(cluster, options, rank, borrows, &plan));
-    else
-        MF_TRY(mf_plan(cluster, options, rank, borrows, &plan));
+    MF_TRY(mf_plan_after(cluster, options, rank, borrows, options->steps > 0, &plan));
     *out = (mf_prediction){.rank = plan.rank, .step_s = plan.step_s};
     return MF_OK;
 }

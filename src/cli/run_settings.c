@@ -18,6 +18,15 @@ void mf_run_settings_add_model(mf_run_settings *s, mf_flag_table *t, bool init) 
                             "file or several, and its config.json unless --model is given"));
 }
 
+void mf_run_settings_add_data(mf_flag_table *t, mf_words *data, bool required, const char *about) {
+    mf_table_add(t, (mf_flag){.name = "data",
+                              .kind = MF_FLAG_LIST,
+                              .target = data,
+                              .value_name = "PATH",
+                              .required = required,
+                              .about = about});
+}
+
 void mf_run_settings_add_layout(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(
         t, MF_CHOICE("stream", &s->stream, "resident|gather|broadcast|ring", NULL,

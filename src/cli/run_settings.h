@@ -26,6 +26,8 @@ typedef struct mf_run_settings {
 void mf_run_settings_begin(mf_run_settings *settings);
 /* --model, and --init where `init`. */
 void mf_run_settings_add_model(mf_run_settings *settings, mf_flag_table *table, bool init);
+/* --data, a list of paths, of whose text or ids `about` says what becomes. */
+void mf_run_settings_add_data(mf_flag_table *table, mf_words *data, bool required, const char *about);
 /* Streams, exchange, reduction, what is cut; --mesh is the command's own. */
 void mf_run_settings_add_layout(mf_run_settings *settings, mf_flag_table *table);
 /* A list of --mesh, which `about` explains, and the same. */

@@ -35,14 +35,10 @@ typedef struct command {
 static void add_inputs(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Model and data");
     mf_run_settings_add_model(&s->run, t, true);
-    mf_table_add(t, (mf_flag){.name = "data",
-                              .kind = MF_FLAG_LIST,
-                              .target = &s->data,
-                              .value_name = "PATH",
-                              .required = true,
-                              .about = "text files and folders; the last tenth is held out"});
-    mf_table_add(t, MF_INT("seq", &s->seq, "256", 1, 1 << 28,
-                           "tokens of a sequence; text is read as bytes, one token each"));
+    mf_run_settings_add_data(t, &s->data, true,
+                             "text files and folders, a byte a token, or a NAME.bin that meshfold tokenize "
+                             "made; the last tenth is held out");
+    mf_table_add(t, MF_INT("seq", &s->seq, "256", 1, 1 << 28, "tokens of a sequence"));
     mf_table_add(t, MF_INT("seed", &s->run.seed, "1", 0, 9007199254740992.0,
                            "decides the initial weights and which sequences are drawn"));
 }

@@ -14,12 +14,9 @@ typedef mf_verify_command command;
 static void add_inputs(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Model and data");
     mf_run_settings_add_model(&s->run, t, true);
-    mf_table_add(t, (mf_flag){.name = "data",
-                              .kind = MF_FLAG_LIST,
-                              .target = &s->data,
-                              .value_name = "PATH",
-                              .about = "text files and folders, read as bytes, one token each (default: "
-                                       "uniformly random ids)"});
+    mf_run_settings_add_data(t, &s->data, false,
+                             "text files and folders, a byte a token, or a NAME.bin that meshfold tokenize "
+                             "made (default: uniformly random ids)");
     mf_table_add(t, MF_INT("seq", &s->seq, "256", 1, 1 << 28, "tokens of a sequence"));
     mf_table_add(t, MF_INT("batch", &s->batch, "1", 1, 1 << 20,
                            "sequences that each dp replica computes at once; every mesh computes the same "

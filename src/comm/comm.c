@@ -95,8 +95,7 @@ static mf_status transfer_alone(mf_comm *comm, const mf_transfer *t) {
 static double takes_s(const mf_comm *comm, const mf_transfer *t) {
     const mf_costs *costs = mf_costs_get();
     if (!costs || comm->size == 1) return 0;
-    mf_transfer_cost cost = {.name = mf_op_name(t->header.op),
-                             .op = t->header.op,
+    mf_transfer_cost cost = {.op = t->header.op,
                              .bytes = (double)ring_bytes(comm, t),
                              .payload = (double)t->header.count * (double)t->header.element_bytes,
                              .ranks = comm->ranks,

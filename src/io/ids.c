@@ -2,10 +2,10 @@
 #include "io/ids.h"
 
 #include "io/file.h"
+#include "io/json_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -44,12 +44,13 @@ static mf_status read_fields(const char *path, const json_t *root, mf_text *out)
 }
 
 static mf_status read_description(const char *ids, mf_text *out) {
-    json_error_t error;
     char *path = NULL;
+    json_t *root = NULL;
     MF_TRY(description_of(ids, &path));
-    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    mf_status status = json_is_object(root) ? read_fields(path, root, out)
-                                            : MF_FAIL(MF_EFORMAT, "%s: is no JSON object", path);
+    mf_status status = mf_json_read(path, &root);
+    if (!status)
+        status = json_is_object(root) ? read_fields(path, root, out)
+                                      : MF_FAIL(MF_EFORMAT, "%s: is no JSON object", path);
     json_decref(root);
     mf_host_free(path);
     return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;

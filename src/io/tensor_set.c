@@ -1,10 +1,10 @@
 /* tensor_set.c: the tensors of a model's folder, in one file or in several that an index names. Files are
  * mapped, so nobody holds more of them than is read. */
 #include "io/file.h"
+#include "io/json_file.h"
 #include "meshfold/io.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -54,13 +54,7 @@ static mf_status open_single(mf_tensor_set *set) {
 }
 
 static mf_status read_index(const char *path, json_t **out) {
-    json_error_t error;
-    char *text = NULL;
-    size_t bytes = 0;
-    MF_TRY(mf_file_read(path, &text, &bytes));
-    *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
-    mf_host_free(text);
-    if (!*out) return MF_FAIL(MF_EFORMAT, "%s: is not valid JSON: %s", path, error.text);
+    MF_TRY(mf_json_read(path, out));
     if (json_object_size(json_object_get(*out, "weight_map")) > 0) return MF_OK;
     return MF_FAIL(MF_EFORMAT, "%s: has no weight_map that says which file a tensor is in", path);
 }

@@ -1,6 +1,7 @@
 /* tokenizer.c: a tokenizer.json, opened and asked. */
 #include "io/tokenizer.h"
 #include "io/digest.h"
+#include "io/json_file.h"
 #include "meshfold/io.h"
 
 #include <string.h>
@@ -34,13 +35,11 @@ static mf_status find_file(const char *path, char **out) {
 static mf_status load(mf_tokenizer *t, json_t **out) {
     char *content = NULL;
     size_t bytes = 0;
-    json_error_t error;
     MF_TRY(mf_file_read(t->path, &content, &bytes));
     t->hash = mf_digest_of(content, bytes).xxh3;
-    *out = json_loadb(content, bytes, JSON_REJECT_DUPLICATES, &error);
+    mf_status status = mf_json_parse(t->path, content, bytes, out);
     mf_host_free(content);
-    if (!*out)
-        return MF_FAIL(MF_EFORMAT, "%s: is not valid JSON: line %d: %s", t->path, error.line, error.text);
+    MF_TRY(status);
     if (!json_is_object(*out)) return MF_FAIL(MF_EFORMAT, "%s: is no JSON object", t->path);
     return MF_OK;
 }

@@ -27,10 +27,8 @@ static bool is_large(size_t bytes) { return bytes == SIZE_MAX; }
 static bool is_large(size_t bytes) { return bytes >= (size_t)256 << 10; }
 #endif
 
-enum { PAGE = 4096 };
-
 static size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
-static size_t in_pages(size_t bytes) { return round_up(bytes, PAGE); }
+static size_t in_pages(size_t bytes) { return round_up(bytes, MF_PAGE); }
 
 /* Large blocks are mapped, and unmapped when given back: in the C library's heap they would leave holes, and
  * the process's resident size would drift from what is accounted. */

@@ -44,10 +44,9 @@ void mf_spares_add(mf_spares *s, void *data, size_t bytes) {
 
 /* The end of the oldest block goes first. */
 void mf_spares_drop(mf_spares *s, int64_t room) {
-    enum { PAGE = 4096 };
     while (s->bytes > room) {
         mf_spare *oldest = &s->block[0];
-        size_t excess = ((size_t)(s->bytes - room) + PAGE - 1) / PAGE * PAGE;
+        size_t excess = ((size_t)(s->bytes - room) + MF_PAGE - 1) / MF_PAGE * MF_PAGE;
         if (excess >= oldest->bytes) {
             s->drop(oldest->data, oldest->bytes);
             remove_at(s, 0);

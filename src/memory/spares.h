@@ -4,7 +4,7 @@
 
 #include "meshfold/base.h"
 
-enum { MF_SPARES = 64 };
+enum { MF_SPARES = 64, MF_PAGE = 4096 };
 
 typedef struct mf_spare {
     char *data;

@@ -1,8 +1,8 @@
 /* config_json.c: Hugging Face's config.json in and out, for every family. */
+#include "io/json_file.h"
 #include "meshfold/io.h"
 #include "model/config.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -256,18 +256,15 @@ static mf_status read_fields(const char *path, const json_t *root, mf_model_conf
 }
 
 static mf_status read_object(const char *path, json_t **out) {
-    json_error_t error;
     char *text = NULL;
     size_t bytes = 0;
     MF_TRY(mf_file_read(path, &text, &bytes));
-    *out = bytes > FILE_LIMIT_BYTES ? NULL : json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    mf_status status = bytes > FILE_LIMIT_BYTES
+                           ? MF_FAIL(MF_EFORMAT, "%s: has %zu bytes; a config.json has at most %d", path,
+                                     bytes, FILE_LIMIT_BYTES)
+                           : mf_json_parse(path, text, bytes, out);
     mf_host_free(text);
-    if (bytes > FILE_LIMIT_BYTES)
-        return MF_FAIL(MF_EFORMAT, "%s: has %zu bytes; a config.json has at most %d", path, bytes,
-                       FILE_LIMIT_BYTES);
-    if (!*out)
-        return MF_FAIL(MF_EFORMAT, "%s: is not valid JSON: %s (line %d, column %d)", path, error.text,
-                       error.line, error.column);
+    MF_TRY(status);
     if (json_is_object(*out)) return MF_OK;
     json_decref(*out);
     *out = NULL;

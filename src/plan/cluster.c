@@ -156,15 +156,10 @@ static mf_status read_levels(const char *path, const json_t *root, mf_cluster *c
 }
 
 mf_status mf_cluster_load(const char *path, mf_cluster *out) {
-    json_error_t error;
+    json_t *root = NULL;
     place top = {path, ""};
-    char *text = NULL;
-    size_t bytes = 0;
     *out = (mf_cluster){0};
-    MF_TRY(mf_file_read(path, &text, &bytes));
-    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
-    mf_host_free(text);
-    if (!root) return MF_FAIL(MF_EFORMAT, "%s: line %d: %s", path, error.line, error.text);
+    MF_TRY(mf_json_read(path, &root));
     mf_status status = json_is_object(root) ? MF_OK : MF_FAIL(MF_EFORMAT, "%s: must be a JSON object", path);
     if (!status) status = read_text(&top, root, "name", out->name);
     if (!status) status = read_device(path, root, out);

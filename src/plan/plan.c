@@ -56,8 +56,3 @@ mf_status mf_plan(const mf_cluster *cluster, const mf_measure_options *options, 
                   mf_plan_result *out) {
     return mf_plan_after(cluster, options, rank, borrows, 1, out);
 }
-
-mf_status mf_plan_first(const mf_cluster *cluster, const mf_measure_options *options, int rank, bool borrows,
-                        mf_plan_result *out) {
-    return mf_plan_after(cluster, options, rank, borrows, 0, out);
-}

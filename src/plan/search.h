@@ -30,10 +30,6 @@ void mf_sketch(const mf_cluster *cluster, mf_lead *lead);
  * time. */
 mf_status mf_plan_few_layers(const mf_cluster *cluster, const mf_measure_options *options, bool borrows,
                              double *tokens_per_s, double *peak_bytes);
-/* plan.c. mf_plan after `warm_up` steps. */
-mf_status mf_plan_after(const mf_cluster *cluster, const mf_measure_options *options, int rank, bool borrows,
-                        int warm_up, mf_plan_result *out);
-
 /* parallel.c. Calls job(context, 0 .. count - 1) on so many threads; the first error ends it. */
 typedef mf_status (*mf_indexed_job)(void *context, int index);
 mf_status mf_parallel(int threads, int count, mf_indexed_job job, void *context);

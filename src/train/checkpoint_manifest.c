@@ -1,9 +1,9 @@
 /* checkpoint_manifest.c: a checkpoint's manifest, to JSON and back. It carries its own checksum, and nothing
  * that it says is believed: whatever is missing, of another type or out of range is refused by name. */
 #include "io/digest.h"
+#include "io/json_file.h"
 #include "train/checkpoint.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,18 +91,15 @@ static json_t *to_json(const mf_manifest *m) {
 mf_status mf_manifest_write(const mf_manifest *m, const char *folder) {
     mf_status status = MF_OK;
     uint64_t sum = 0;
-    char *path = NULL, *text = NULL;
+    char *path = NULL;
     json_t *root = to_json(m);
     if (!root) return MF_FAIL(MF_ENOMEM, "no memory for a checkpoint's manifest");
     MF_GO(checksum(root, &sum));
     json_object_set_new(root, checksum_name, json_string(hex_of(sum).text));
-    text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(DIGITS));
-    if (!text) MF_GO(MF_FAIL(MF_ENOMEM, "no memory for a checkpoint's manifest"));
     MF_GO(mf_format(&path, "%s/manifest.json", folder));
-    MF_GO(mf_file_write(path, text, strlen(text)));
+    MF_GO(mf_json_write(path, root, JSON_INDENT(2) | JSON_REAL_PRECISION(DIGITS)));
 fail:
     mf_host_free(path);
-    free(text);
     json_decref(root);
     return status;
 }
@@ -246,13 +243,7 @@ static mf_status read_parts(const reader *r, mf_manifest *out) {
 }
 
 static mf_status parse(const char *path, json_t **out) {
-    char *text = NULL;
-    size_t bytes = 0;
-    json_error_t error;
-    MF_TRY(mf_file_read(path, &text, &bytes));
-    *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
-    mf_host_free(text);
-    if (!*out) return MF_FAIL(MF_EFORMAT, "%s: is not valid JSON: %.200s", path, error.text);
+    MF_TRY(mf_json_read(path, out));
     if (!json_is_object(*out)) return MF_FAIL(MF_EFORMAT, "%s: is no JSON object", path);
     return MF_OK;
 }

@@ -14,8 +14,9 @@ typedef struct run {
     mf_world *world;
     mf_memory *memory;
     mf_device *device;
-    mf_mesh everyone; /* all ranks of the world */
-    mf_mesh mesh;     /* the same, or this rank alone */
+    mf_mesh everyone;   /* all ranks of the world */
+    mf_mesh this_alone; /* of them */
+    mf_mesh *mesh;      /* one of the two */
     mf_model *model;
     mf_model_state state;
     int replica, replicas;
@@ -28,9 +29,10 @@ static mf_status join(run *r) {
     mf_mesh_spec all = {.axes = 1, .axis = {{.name = "all", .size = mf_world_size(r->world)}}};
     bool alone = mf_mesh_ranks(spec) == 1 && mf_world_size(r->world) > 1;
     MF_TRY(mf_mesh_create(r->world, alone ? &all : spec, &r->everyone));
-    r->mesh = alone ? mf_mesh_alone(&r->everyone) : r->everyone;
-    r->mesh.spec = *spec;
-    mf_comm *data = mf_mesh_axis(&r->mesh, "dp");
+    r->this_alone = mf_mesh_alone(&r->everyone);
+    r->this_alone.spec = *spec;
+    r->mesh = alone ? &r->this_alone : &r->everyone;
+    mf_comm *data = mf_mesh_axis(r->mesh, "dp");
     r->replica = data ? mf_comm_rank(data) : 0;
     r->replicas = mf_axes_ranks(spec, r->options->layout.data);
     return MF_OK;
@@ -55,7 +57,7 @@ static mf_status build(run *r) {
     MF_TRY(mf_memory_create(NULL, &r->memory));
     MF_TRY(mf_device_create("cpu", r->memory, o->threads, &r->device));
     MF_TRY(join(r));
-    MF_TRY(mf_model_create(&o->model, &o->layout, &r->mesh, r->device, &r->model));
+    MF_TRY(mf_model_create(&o->model, &o->layout, r->mesh, r->device, &r->model));
     r->state = mf_model_state_get(r->model);
     size_t bytes = (size_t)(o->model.batch * mf_model_rows(r->model)) * sizeof(int32_t);
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, bytes, "tokens", &r->ids));
@@ -67,8 +69,6 @@ static void take_down(run *r) {
     mf_buffer_free(r->memory, &r->ids);
     mf_buffer_free(r->memory, &r->labels);
     mf_model_destroy(r->model);
-    /* groups that the model asked for are known to the copy */
-    if (r->mesh.world && r->mesh.world == r->everyone.world) r->everyone = r->mesh;
     mf_mesh_destroy(&r->everyone);
     mf_device_destroy(r->device);
     mf_memory_destroy(r->memory);
