@@ -1,6 +1,7 @@
 /* families.c: models of every family as transformers saves and computes them (golden/make_families.py):
  * logits, loss and the norm of every gradient on several meshes; folders of several files; saved again to the
  * byte. */
+#include "golden.h"
 #include "support.h"
 
 #include "meshfold/train.h"
@@ -11,19 +12,6 @@
 #include <unistd.h>
 
 enum { RANKS = 4 };
-
-static const char *const families[] = {"llama3",      "llama_linear", "mistral",   "qwen2",
-                                       "qwen2_plain", "qwen3",        "qwen3_tied"};
-enum { FAMILIES = sizeof families / sizeof *families };
-
-/* What transformers found. */
-typedef struct golden {
-    char folder[512];
-    mf_model_config config;
-    mf_safetensors *file;
-    int64_t batch, tokens;
-    int32_t ids[512], labels[512];
-} golden;
 
 typedef struct trial {
     golden golden;
@@ -36,36 +24,6 @@ typedef struct trial {
     double logits_error, loss_error, worst;
     char worst_name[80];
 } trial;
-
-static const float *values_of(const golden *g, const char *name) {
-    const mf_tensor_info *t = mf_safetensors_find(g->file, name);
-    if (!t) fail_msg("%s: golden.safetensors has no %s", g->folder, name);
-    return t->data;
-}
-
-/* Labels are the next ids; the last of a sequence has none. */
-static void open_golden(const char *name, golden *g) {
-    char path[600];
-    snprintf(g->folder, sizeof g->folder, "%s/tests/golden/families/%s", MESHFOLD_SOURCE, name);
-    ASSERT_OK(mf_config_find(g->folder, &g->config));
-    snprintf(path, sizeof path, "%s/golden.safetensors", g->folder);
-    ASSERT_OK(mf_safetensors_open(path, &g->file));
-    const mf_tensor_info *ids = mf_safetensors_find(g->file, "ids");
-    g->batch = ids->shape[0];
-    g->tokens = ids->shape[1];
-    for (int64_t i = 0; i < g->batch * g->tokens; i++) g->ids[i] = (int32_t)((const float *)ids->data)[i];
-    for (int64_t i = 0; i < g->batch * g->tokens; i++)
-        g->labels[i] = (i + 1) % g->tokens ? g->ids[i + 1] : -1;
-}
-
-static double error_of(int64_t n, const float *got, const float *want) {
-    double difference = 0, norm = 0;
-    for (int64_t i = 0; i < n; i++) {
-        difference += pow((double)got[i] - (double)want[i], 2);
-        norm += pow((double)want[i], 2);
-    }
-    return sqrt(difference / norm);
-}
 
 /* One rank's model of the folder's weights. */
 typedef struct member {
@@ -118,13 +76,13 @@ static void drop(member *m) {
 /* All tokens' in falling order, so that an order is not taken for granted. */
 static mf_status compare_logits(trial *t, member *m, bool first) {
     int64_t tokens[512], vocab = t->golden.config.vocab, count = t->golden.batch * t->golden.tokens;
-    const float *want = values_of(&t->golden, "logits");
+    const float *want = golden_values(&t->golden, "logits");
     double worst = 0;
     for (int64_t i = 0; i < count; i++) tokens[i] = count - 1 - i;
     mf_logits_call call = {.ids = m->ids, .count = count, .tokens = tokens, .logits = m->logits};
     MF_TRY(mf_model_logits(m->model, &call));
     for (int64_t i = 0; i < count; i++)
-        worst = fmax(worst, error_of(vocab, m->logits + i * vocab, want + tokens[i] * vocab));
+        worst = fmax(worst, golden_error(vocab, m->logits + i * vocab, want + tokens[i] * vocab));
     if (first) t->logits_error = worst;
     tokens[0] = count;
     if (mf_model_logits(m->model, &call) != MF_EINVAL)
@@ -138,7 +96,7 @@ static mf_status compare_gradients(trial *t, member *m, bool first) {
     MF_TRY(mf_model_gradients(m->model, &call, &loss));
     MF_TRY(mf_barrier(mf_model_world(m->model)));
     MF_TRY(mf_allreduce_f64(mf_model_world(m->model), &loss, 1));
-    double want_loss = (double)*values_of(&t->golden, "loss");
+    double want_loss = (double)*golden_values(&t->golden, "loss");
     if (first) t->loss_error = fabs(loss * scale - want_loss) / want_loss;
     for (int i = 0; i < mf_model_params(m->model); i++) {
         mf_param_view v = mf_model_param(m->model, i);
@@ -152,7 +110,7 @@ static mf_status compare_gradients(trial *t, member *m, bool first) {
         mf_host_free(whole);
         MF_TRY(status);
         snprintf(name, sizeof name, "norm.%s", v.name);
-        double want = (double)*values_of(&t->golden, name), error = fabs(sqrt(norm) - want) / want;
+        double want = (double)*golden_values(&t->golden, name), error = fabs(sqrt(norm) - want) / want;
         if (!first || error <= t->worst) continue;
         t->worst = error;
         snprintf(t->worst_name, sizeof t->worst_name, "%s", v.name);
@@ -197,18 +155,18 @@ static void transformers_agree(void **state) {
                                          "tp=3,reduction=scatter",
                                          "tp=2,tsp=2",
                                          "sp=2,stream=gather,exchange=ulysses"};
-    for (int f = 0; f < FAMILIES; f++)
+    for (int f = 0; golden_families[f]; f++)
         for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i++) {
             trial t = {.type = MF_F32};
-            open_golden(families[f], &t.golden);
+            golden_open(golden_families[f], &t.golden);
             launch(&t, meshes[i], i % 2);
-            mf_safetensors_close(t.golden.file);
+            golden_close(&t.golden);
             if (i == 0)
-                print_message("%s: logits off by %.1e, loss by %.1e, gradients' norms by %.1e\n", families[f],
-                              t.logits_error, t.loss_error, t.worst);
+                print_message("%s: logits off by %.1e, loss by %.1e, gradients' norms by %.1e\n",
+                              golden_families[f], t.logits_error, t.loss_error, t.worst);
             if (t.logits_error < 1e-5 && t.loss_error < 1e-5 && t.worst < 1e-5) continue;
-            fail_msg("%s, %s: logits off by %.2e, loss by %.2e, gradient's norm by %.2e (%s)", families[f],
-                     meshes[i], t.logits_error, t.loss_error, t.worst, t.worst_name);
+            fail_msg("%s, %s: logits off by %.2e, loss by %.2e, gradient's norm by %.2e (%s)",
+                     golden_families[f], meshes[i], t.logits_error, t.loss_error, t.worst, t.worst_name);
         }
 }
 
@@ -217,9 +175,9 @@ static void logits_alone(void **state) {
     static const char *const meshes[] = {"single", "tsp=2", "tp=2,sp=2,reduction=scatter"};
     for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i++) {
         trial t = {.forward_only = true};
-        open_golden("qwen2", &t.golden);
+        golden_open("qwen2", &t.golden);
         launch(&t, meshes[i], false);
-        mf_safetensors_close(t.golden.file);
+        golden_close(&t.golden);
         assert_true(t.logits_error < 1e-5);
     }
 }
@@ -270,14 +228,14 @@ static void saved_as_read(void **state) {
     static const char *const meshes[] = {"single", "tp=3", "tsp=2", "tp=2,sp=2,stream=gather"};
     char folder[] = "/tmp/mf_test_families_XXXXXX";
     assert_non_null(mkdtemp(folder));
-    for (int f = 0; f < FAMILIES; f++)
+    for (int f = 0; golden_families[f]; f++)
         for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i++) {
             trial t = {.save_to = folder};
-            open_golden(families[f], &t.golden);
+            golden_open(golden_families[f], &t.golden);
             t.type = stored_type(&t.golden);
             launch(&t, meshes[i], false);
             compare_saved(&t.golden, folder);
-            mf_safetensors_close(t.golden.file);
+            golden_close(&t.golden);
             empty_folder(folder);
         }
     rmdir(folder);

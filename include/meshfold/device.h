@@ -105,6 +105,22 @@ mf_status mf_attention_backward(mf_device *device, const mf_attention_args *args
  * args. */
 mf_status mf_attention_delta(mf_device *device, const mf_attention_args *args, float *delta);
 
+/* Results over parts of the keys become the result over all: o: [rows, heads, head_dim] compute type, row to
+ * row o_ld. Where lse is NULL o is overwritten; else o holds a part too, with lse: [rows, heads], row to row
+ * lse_ld, which is only read. part: [parts][rows][heads * head_dim + heads] f32: a row's results, then their
+ * lse, which is -infinity where a part has no key. A row that no part has keys for becomes 0. */
+typedef struct mf_attention_merge_args {
+    mf_dtype type;
+    int64_t rows, heads, head_dim;
+    int parts;
+    const float *part;
+    void *o;
+    int64_t o_ld;
+    const float *lse;
+    int64_t lse_ld;
+} mf_attention_merge_args;
+mf_status mf_attention_merge(mf_device *device, const mf_attention_merge_args *args);
+
 /* y: [n, h] = x: [n, h] / rms(x) * weight: [h] (f32). x, y in compute type. Overwrites. */
 mf_status mf_rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type, const void *x,
                              const float *weight, void *y);
@@ -298,6 +314,7 @@ typedef enum mf_operation {
     MF_DO_ATTENTION_FORWARD,
     MF_DO_ATTENTION_BACKWARD,
     MF_DO_ATTENTION_DELTA,
+    MF_DO_ATTENTION_MERGE,
     MF_DO_RMSNORM_FORWARD,
     MF_DO_RMSNORM_BACKWARD,
     MF_DO_ROPE,

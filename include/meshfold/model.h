@@ -73,6 +73,7 @@ typedef struct mf_model_options {
     int64_t batch, tokens; /* sequences of a call; tokens of each, over all ranks */
     uint64_t seed;
     bool forward_only; /* no gradients, nothing kept for them */
+    bool cache;        /* forward only: an mf_cache will be made of it */
 } mf_model_options;
 
 /* Model FLOPs of a step as these options say: mf_config_step_flops, of which the forward pass alone is a
@@ -119,6 +120,41 @@ typedef struct mf_logits_call {
 /* The scores of the token after each of some, whole on every rank: each rank's vocabulary shards stream past
  * the tokens that it has. MF_EINVAL for a token that no sequence has. Collective. */
 mf_status mf_model_logits(mf_model *model, const mf_logits_call *call);
+
+/* Keys and values of the tokens that a model has read, for going on from there: each rank of the sequence's
+ * axes keeps its share of the tokens, each of the tensor's its own key heads. A model with a cache is one of
+ * batch 1, and its `tokens`, rounded up to what all ranks share evenly, are the most that are read at once.
+ *
+ *     MF_TRY(mf_cache_create(model, most, 2, &cache));       // two sequences, of at most most[i] tokens
+ *     MF_TRY(mf_cache_read(cache, 0, ids, count));           // by the layout's schedule, as training reads
+ *     MF_TRY(mf_cache_next(cache, &call));                   // one token more of each of some sequences
+ *     mf_cache_destroy(cache);
+ *
+ * All of it is collective over the ranks of a replica. */
+typedef struct mf_cache mf_cache;
+/* most: [sequences]. The model must outlive it and read nothing else meanwhile. MF_EUNSUPPORTED where the
+ * weights are cut by rows (stream=gather). */
+mf_status mf_cache_create(mf_model *model, const int64_t *most, int sequences, mf_cache **out);
+/* Not collective. Accepts NULL. */
+void mf_cache_destroy(mf_cache *cache);
+/* Tokens of a sequence so far. */
+int64_t mf_cache_tokens(const mf_cache *cache, int sequence);
+/* Bytes of all keys and values that this rank has room for. */
+int64_t mf_cache_bytes(const mf_cache *cache);
+/* ids: [count], the same on every rank: they follow what the sequence has. MF_EINVAL beyond its most. */
+mf_status mf_cache_read(mf_cache *cache, int sequence, const int32_t *ids, int64_t count);
+
+typedef struct mf_next_call {
+    int count;           /* of sequences that go on */
+    const int *sequence; /* [count] which, none twice */
+    const int32_t *ids;  /* [count] their next tokens, the same on every rank */
+    float *logits;       /* [count, vocab] f32 scores of the tokens after those; the same on every rank */
+} mf_next_call;
+/* Weights stay where they are, as in tp over the axes that they are cut over; what moves is a row of values a
+ * sequence. New keys go to the rank that has the fewest of their sequence. */
+mf_status mf_cache_next(mf_cache *cache, const mf_next_call *call);
+/* Bytes of weights and of cached keys and values that this rank read in the last mf_cache_next. */
+double mf_cache_read_bytes(const mf_cache *cache);
 
 /* A named parameter, and the slice of it that this rank holds. The names are Hugging Face's. */
 typedef struct mf_param_view {

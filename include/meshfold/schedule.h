@@ -147,6 +147,7 @@ typedef struct mf_exchange_sizes {
     int64_t bucket; /* allgather: key heads that are gathered at once; 0: all of a call */
     int slots;      /* layers whose values are kept */
     bool grads;
+    bool sums_at_home; /* log-sums are wanted where the queries are, whatever the kind */
 } mf_exchange_sizes;
 
 /* Own queries, keys and values of every kept layer, keys where peers can read them, and own key gradients. */
@@ -184,12 +185,18 @@ mf_status mf_exchange_check(const mf_exchange_kind *kind, int ranks, int64_t hea
 mf_status mf_exchange_create(const mf_exchange_kind *kind, mf_comm *comm, mf_device *device,
                              const mf_exchange_sizes *sizes, mf_exchange *out);
 void mf_exchange_destroy(mf_exchange *exchange);
+/* From here on sequences are of `tokens` tokens, at most those that the exchange was created with. Forward
+ * only, with one slot. */
+void mf_exchange_reshape(mf_exchange *exchange, int64_t tokens);
 /* Before a layer's own keys are written: waits until no peer reads what the slot held. */
 mf_status mf_exchange_open(mf_exchange *exchange, int slot);
 /* Own values of the open slot, at head `head`: [batch * rows, ...], token to token width or kv_width. */
 void *mf_exchange_queries(const mf_exchange *exchange, int64_t head);
 void *mf_exchange_keys(const mf_exchange *exchange, int64_t head);
 void *mf_exchange_values(const mf_exchange *exchange, int64_t head);
+/* Own log-sums of the open slot's last calls, at head `head`: [batch * rows, ...], token to token
+ * sizes.heads; of ulysses with sums_at_home alone. */
+float *mf_exchange_sums(const mf_exchange *exchange, int64_t head);
 float *mf_exchange_dkeys(const mf_exchange *exchange, int64_t head);
 float *mf_exchange_dvalues(const mf_exchange *exchange, int64_t head);
 

@@ -271,6 +271,9 @@ void mf_verify_errors_free(mf_verify_errors *errors);
  * Collective.
  */
 mf_status mf_model_load(mf_model *model, const char *folder, float *master);
+/* The same straight into the weights, where no f32 values are wanted beside them. Collective; peers may read
+ * the weights after a barrier. */
+mf_status mf_model_load_weights(mf_model *model, mf_device *device, const char *folder);
 /* Writes model.safetensors and config.json to a folder, each rank its slices; ranks that hold the same write
  * once. Gradients, which must be zero, are zero again after. Collective. */
 mf_status mf_model_save(mf_model *model, mf_device *device, const char *folder);

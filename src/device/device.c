@@ -40,6 +40,7 @@ static const char *const operation_names[MF_OPERATIONS] = {"gemm",
                                                            "attention_forward",
                                                            "attention_backward",
                                                            "attention_delta",
+                                                           "attention_merge",
                                                            "rmsnorm_forward",
                                                            "rmsnorm_backward",
                                                            "rope",
@@ -205,6 +206,14 @@ mf_status mf_attention_delta(mf_device *device, const mf_attention_args *a, floa
     MF_TRY(check_attention(a));
     if (a->batch == 0 || a->heads == 0 || a->tokens == 0) return MF_OK;
     RUN(MF_DO_ATTENTION_DELTA, device->ops->attention_delta(device, a, delta));
+}
+
+mf_status mf_attention_merge(mf_device *device, const mf_attention_merge_args *a) {
+    MF_TRY(check_rows("attention's merge", a->rows, a->heads * a->head_dim, a->o_ld, a->o_ld));
+    if (a->heads < 0 || a->head_dim < 1 || a->parts < 0)
+        return MF_FAIL(MF_EINVAL, "attention's merge with impossible sizes");
+    if (a->rows == 0 || a->heads == 0) return MF_OK;
+    RUN(MF_DO_ATTENTION_MERGE, device->ops->attention_merge(device, a));
 }
 
 mf_status mf_rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type, const void *x,

@@ -14,6 +14,7 @@ typedef struct mf_device_ops {
     mf_status (*attention_forward)(mf_device *device, const mf_attention_args *args);
     mf_status (*attention_backward)(mf_device *device, const mf_attention_args *args);
     mf_status (*attention_delta)(mf_device *device, const mf_attention_args *args, float *delta);
+    mf_status (*attention_merge)(mf_device *device, const mf_attention_merge_args *args);
     mf_status (*rmsnorm_forward)(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type,
                                  const void *x, const float *weight, void *y);
     mf_status (*rmsnorm_backward)(mf_device *device, const mf_rmsnorm_grad *args);

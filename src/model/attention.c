@@ -46,25 +46,10 @@ static mf_linear linear(const mf_model *m, int64_t in, int64_t out) {
     return (mf_linear){.device = m->device, .type = m->options.type, .n = m->tokens, .in = in, .out = out};
 }
 
-static mf_rope_args rope(const mf_model *m, int64_t heads) {
-    return (mf_rope_args){.type = m->options.type,
-                          .batch = m->options.batch,
-                          .tokens = m->rows,
-                          .heads = heads,
-                          .head_dim = m->config.head_dim,
-                          .cos_sin = m->cos_sin.data};
-}
-
-static mf_status rope_in_place(const mf_model *m, void *x, int64_t heads, int64_t ld) {
-    mf_rope_args args = rope(m, heads);
-    args.in = args.out = x;
-    args.in_ld = args.out_ld = ld;
-    return mf_rope(m->device, &args);
-}
-
 /* f32 gradients of turned heads, turned back, dense in the compute type. */
 static mf_status rope_back(const mf_model *m, const float *in, int64_t in_ld, int64_t heads, void *out) {
-    mf_rope_args args = rope(m, heads);
+    mf_token_rows tokens = mf_own_tokens(m);
+    mf_rope_args args = mf_rope_of(m, &tokens, heads);
     args.in = in;
     args.in_f32 = true;
     args.in_ld = in_ld;
@@ -74,91 +59,32 @@ static mf_status rope_back(const mf_model *m, const float *in, int64_t in_ld, in
     return mf_rope(m->device, &args);
 }
 
-/* Queries, keys or values of a turn: the heads, their matrix, and the parameters that go with it. */
-typedef struct projection {
-    const mf_slice *heads;
-    int64_t width;
-    const void *weight;
-    int bias, norm; /* -1: none */
-} projection;
-
-static projection of_queries(const mf_model *m, int64_t layer, const turn *t) {
-    return (projection){.heads = &t->q,
-                        .width = t->q_width,
-                        .weight = t->wq,
-                        .bias = m->config.qkv_bias ? mf_layer_param(m, layer, MF_BQ) : -1,
-                        .norm = m->config.qk_norm ? mf_layer_param(m, layer, MF_NORM_Q) : -1};
+static mf_projection of_queries(const mf_model *m, int64_t layer, const turn *t) {
+    return mf_projection_of(m, layer, MF_WQ, t->q, t->wq);
 }
 
-static projection of_keys(const mf_model *m, int64_t layer, const turn *t) {
-    return (projection){.heads = &t->k,
-                        .width = t->kv_width,
-                        .weight = t->wk,
-                        .bias = m->config.qkv_bias ? mf_layer_param(m, layer, MF_BK) : -1,
-                        .norm = m->config.qk_norm ? mf_layer_param(m, layer, MF_NORM_K) : -1};
+static mf_projection of_keys(const mf_model *m, int64_t layer, const turn *t) {
+    return mf_projection_of(m, layer, MF_WK, t->k, t->wk);
 }
 
-static projection of_values(const mf_model *m, int64_t layer, const turn *t) {
-    return (projection){.heads = &t->v,
-                        .width = t->kv_width,
-                        .weight = t->wv,
-                        .bias = m->config.qkv_bias ? mf_layer_param(m, layer, MF_BV) : -1,
-                        .norm = -1};
-}
-
-/* out: [tokens, width] at distance ld = normed · weight' + bias */
-static mf_status project_one(const mf_model *m, const projection *p, const void *normed, void *out,
-                             int64_t ld) {
-    int64_t h = m->config.hidden;
-    mf_linear map = linear(m, h, p->width);
-    MF_TRY(mf_linear_forward(&map, normed, h, p->weight, out, ld, m->options.type, false));
-    if (p->bias < 0) return MF_OK;
-    return mf_bias_forward(
-        m->device, &(mf_bias_args){.type = m->options.type,
-                                   .rows = m->tokens,
-                                   .width = p->width,
-                                   .bias = mf_replica(m, p->bias, p->heads->first * m->config.head_dim),
-                                   .x = out,
-                                   .ld = ld});
-}
-
-static mf_headnorm_args head_norm(const mf_model *m, const projection *p, void *x, int64_t ld) {
-    return (mf_headnorm_args){.type = m->options.type,
-                              .rows = m->tokens,
-                              .heads = p->heads->count,
-                              .head_dim = m->config.head_dim,
-                              .eps = (float)m->config.norm_eps,
-                              .weight = mf_replica(m, p->norm, 0),
-                              .x = x,
-                              .ld = ld};
-}
-
-static mf_status project_and_turn(const mf_model *m, const projection *p, const void *normed, void *out,
-                                  int64_t ld) {
-    MF_TRY(project_one(m, p, normed, out, ld));
-    if (p->norm >= 0) {
-        mf_headnorm_args args = head_norm(m, p, out, ld);
-        MF_TRY(mf_headnorm_forward(m->device, &args));
-    }
-    return rope_in_place(m, out, p->heads->count, ld);
+static mf_projection of_values(const mf_model *m, int64_t layer, const turn *t) {
+    return mf_projection_of(m, layer, MF_WV, t->v, t->wv);
 }
 
 static mf_status project(mf_model *m, int64_t layer, const turn *t, const void *normed) {
     mf_exchange *x = &m->exchange;
-    projection q = of_queries(m, layer, t), k = of_keys(m, layer, t), v = of_values(m, layer, t);
-    MF_TRY(project_and_turn(m, &q, normed, mf_exchange_queries(x, t->q.first), x->width));
-    MF_TRY(project_and_turn(m, &k, normed, mf_exchange_keys(x, t->k.first), x->kv_width));
-    return project_one(m, &v, normed, mf_exchange_values(x, t->v.first), x->kv_width);
-}
-
-static int64_t window_of(const mf_model *m, int64_t layer) {
-    return layer < m->config.window_from ? 0 : m->config.window;
+    mf_token_rows tokens = mf_own_tokens(m);
+    mf_projection q = of_queries(m, layer, t), k = of_keys(m, layer, t), v = of_values(m, layer, t);
+    MF_TRY(mf_project(m, &q, &tokens, normed, mf_exchange_queries(x, t->q.first), x->width));
+    MF_TRY(mf_project(m, &k, &tokens, normed, mf_exchange_keys(x, t->k.first), x->kv_width));
+    return mf_project(m, &v, &tokens, normed, mf_exchange_values(x, t->v.first), x->kv_width);
 }
 
 static mf_status attend(mf_model *m, int64_t layer, int64_t first, int64_t heads) {
     mf_attend call = {
-        .first = first, .heads = heads, .window = window_of(m, layer), .a = results_at(m, layer, first)};
-    return mf_exchange_attend(&m->exchange, &call);
+        .first = first, .heads = heads, .window = mf_window_of(m, layer), .a = results_at(m, layer, first)};
+    MF_TRY(mf_exchange_attend(&m->exchange, &call));
+    return m->cache ? mf_cache_attend(m->cache, layer, &call) : MF_OK;
 }
 
 static mf_status output(mf_model *m, int64_t layer, const turn *t, float *y, bool first) {
@@ -206,6 +132,7 @@ mf_status mf_attention_block(mf_model *m, int64_t layer, const void *x, void *ou
     MF_GO(mf_work(m, m->tokens * m->config.hidden, sizeof(float), "attention's output", &y));
     MF_GO(mf_exchange_open(&m->exchange, (int)mf_attention_slot(m, layer)));
     MF_GO(forward(m, layer, normed.all, y.data));
+    if (m->cache) MF_GO(mf_cache_keep(m->cache, layer));
     MF_GO(mf_residual_add(m, &normed, y.data, x, out));
 fail:
     mf_buffer_free(m->memory, &y);
@@ -277,7 +204,7 @@ static mf_status attend_backward(mf_model *m, int64_t layer, backward *b) {
     int64_t heads = b->q_width / m->config.head_dim;
     mf_attend call = {.first = b->first_head,
                       .heads = heads,
-                      .window = window_of(m, layer),
+                      .window = mf_window_of(m, layer),
                       .a = results_at(m, layer, b->first_head),
                       .da = b->da.data,
                       .dq = b->dq.data};
@@ -302,10 +229,10 @@ static mf_status take_key_grads(mf_model *m, backward *b) {
 
 /* d: [tokens, ...] at distance ld, the gradient of a turn's queries or keys, becomes that of what was
  * projected, which is projected again: keeping it for backward would cost as much memory as they do. */
-static mf_status norm_backward(mf_model *m, const projection *p, const backward *b, void *d, int64_t ld) {
+static mf_status norm_backward(mf_model *m, const mf_projection *p, const backward *b, void *d, int64_t ld) {
     if (p->norm < 0) return MF_OK;
-    MF_TRY(project_one(m, p, b->normed, b->plain.data, p->width));
-    mf_headnorm_args args = head_norm(m, p, b->plain.data, p->width);
+    MF_TRY(mf_project_plain(m, p, m->tokens, b->normed, b->plain.data, p->width));
+    mf_headnorm_args args = mf_head_norm_of(m, p, m->tokens, b->plain.data, p->width);
     args.d = d;
     args.d_ld = ld;
     args.dweight = mf_replica_grad(m, p->norm, 0);
@@ -313,25 +240,24 @@ static mf_status norm_backward(mf_model *m, const projection *p, const backward 
 }
 
 static mf_status norms_backward(mf_model *m, int64_t layer, const turn *t, backward *b) {
-    projection q = of_queries(m, layer, t), k = of_keys(m, layer, t);
+    mf_projection q = of_queries(m, layer, t), k = of_keys(m, layer, t);
     MF_TRY(norm_backward(m, &q, b, at_head(m, &b->dq_turned, t->q.first, b->first_head), b->q_width));
     return norm_backward(m, &k, b, at_head(m, &b->dk_turned, t->k.first, b->first_kv_head), b->kv_width);
 }
 
-static mf_status bias_grad(mf_model *m, const projection *p, const void *d, int64_t ld) {
+static mf_status bias_grad(mf_model *m, const mf_projection *p, const void *d, int64_t ld) {
     if (p->bias < 0) return MF_OK;
-    return mf_bias_backward(
-        m->device,
-        &(mf_bias_args){.type = m->options.type,
-                        .rows = m->tokens,
-                        .width = p->width,
-                        .d = d,
-                        .ld = ld,
-                        .d_bias = mf_replica_grad(m, p->bias, p->heads->first * m->config.head_dim)});
+    return mf_bias_backward(m->device, &(mf_bias_args){.type = m->options.type,
+                                                       .rows = m->tokens,
+                                                       .width = p->width,
+                                                       .d = d,
+                                                       .ld = ld,
+                                                       .d_bias = mf_replica_grad(
+                                                           m, p->bias, p->heads.first * m->config.head_dim)});
 }
 
 static mf_status bias_grads(mf_model *m, int64_t layer, const turn *t, const backward *b) {
-    projection q = of_queries(m, layer, t), k = of_keys(m, layer, t), v = of_values(m, layer, t);
+    mf_projection q = of_queries(m, layer, t), k = of_keys(m, layer, t), v = of_values(m, layer, t);
     MF_TRY(bias_grad(m, &q, at_head(m, &b->dq_turned, t->q.first, b->first_head), b->q_width));
     MF_TRY(bias_grad(m, &k, at_head(m, &b->dk_turned, t->k.first, b->first_kv_head), b->kv_width));
     return bias_grad(m, &v, at_head(m, &b->dv_cast, t->v.first, b->first_kv_head), b->kv_width);

@@ -32,13 +32,13 @@ static mf_status keep_activations(mf_model *m) {
     return keep(m, m->rows * c->head_dim, sizeof(float), "rotary angles", &m->cos_sin);
 }
 
-static mf_status fill_angles(mf_model *m) {
+static mf_status fill_angles(mf_model *m, int64_t position) {
     mf_run runs[MF_RUNS];
     int n = mf_cut_runs(m->options.tokens, mf_comm_size(m->sequence), mf_comm_rank(m->sequence), runs);
     for (int i = 0; i < n; i++)
         if (runs[i].rows)
             MF_TRY(mf_rope_table(m->device,
-                                 &(mf_rope_table_args){.first = runs[i].position,
+                                 &(mf_rope_table_args){.first = position + runs[i].position,
                                                        .rows = runs[i].rows,
                                                        .head_dim = m->config.head_dim,
                                                        .theta = m->config.rope_theta,
@@ -94,23 +94,36 @@ static mf_status build_exchange(mf_model *m) {
                                .head_dim = m->config.head_dim,
                                .bucket = m->layout.kv_bucket,
                                .slots = m->attention_slots,
-                               .grads = !m->options.forward_only};
+                               .grads = !m->options.forward_only,
+                               .sums_at_home = m->options.cache};
     return mf_exchange_create(m->layout.exchange, m->sequence, m->device, &sizes, &m->exchange);
 }
 
-static mf_status build(mf_model *m, mf_mesh *mesh) {
+static mf_status take_shape(mf_model *m) {
     const mf_model_options *o = &m->options;
-    MF_TRY(join_groups(m, mesh));
     m->rows = mf_cut_rows(o->tokens, mf_comm_size(m->sequence), mf_comm_rank(m->sequence));
     m->tokens = o->batch * m->rows;
-    MF_TRY(mf_reduction_create(m->layout.reduction, m->tensor, m->device, o->type, m->tokens,
-                               m->config.hidden, &m->reduction));
+    mf_reduction_destroy(&m->reduction);
+    return mf_reduction_create(m->layout.reduction, m->tensor, m->device, o->type, m->tokens,
+                               m->config.hidden, &m->reduction);
+}
+
+static mf_status build(mf_model *m, mf_mesh *mesh) {
+    MF_TRY(join_groups(m, mesh));
+    MF_TRY(take_shape(m));
     choose_slots(m);
     MF_TRY(mf_params_build(m));
     MF_TRY(build_store(m, mesh));
     MF_TRY(build_exchange(m));
     MF_TRY(keep_activations(m));
-    return fill_angles(m);
+    return fill_angles(m, 0);
+}
+
+mf_status mf_model_reshape(mf_model *m, int64_t tokens, int64_t position) {
+    m->options.tokens = tokens;
+    MF_TRY(take_shape(m));
+    mf_exchange_reshape(&m->exchange, tokens);
+    return fill_angles(m, position);
 }
 
 /* Matrix libraries count rows in 32 bits. */
@@ -131,6 +144,13 @@ mf_status mf_model_check(const mf_model_options *o, const mf_layout *layout, con
     return mf_exchange_check(layout->exchange, mf_axes_ranks(mesh, layout->sequence), fewest);
 }
 
+/* Then no rank's share of fewer tokens is larger than its share of all. */
+static void even_out(mf_model_options *o, const mf_layout *layout, const mf_mesh_spec *mesh) {
+    int64_t shares =
+        (int64_t)MF_RUNS * mf_axes_ranks(mesh, layout->sequence) * mf_axes_ranks(mesh, layout->tensor);
+    o->tokens = mf_ceil_div(o->tokens, shares) * shares;
+}
+
 mf_status mf_model_create(const mf_model_options *options, const mf_layout *layout, mf_mesh *mesh,
                           mf_device *device, mf_model **out) {
     mf_model *m = NULL;
@@ -139,6 +159,7 @@ mf_status mf_model_create(const mf_model_options *options, const mf_layout *layo
     MF_TRY(mf_host_alloc(1, sizeof *m, &m));
     m->options = *options;
     m->config = options->config;
+    if (options->cache) even_out(&m->options, layout, &mesh->spec);
     m->layout = *layout;
     m->device = device;
     m->memory = mf_device_memory(device);
@@ -196,7 +217,7 @@ static mf_status attention(mf_model *m, int64_t layer, const mf_part *next) {
     return mf_attention_block(m, layer, mf_x(m, layer), mf_middle(m, layer));
 }
 
-static mf_status forward(mf_model *m, const int32_t *ids) {
+mf_status mf_model_forward(mf_model *m, const int32_t *ids) {
     m->next = mf_attention_part(m, 0);
     MF_TRY(mf_embed(m, ids, mf_x(m, 0)));
     for (int64_t layer = 0; layer < m->config.layers; layer++) {
@@ -261,7 +282,7 @@ static mf_status backward(mf_model *m, const int32_t *ids) {
 }
 
 mf_status mf_model_loss(mf_model *m, const int32_t *ids, const int32_t *labels, double *loss) {
-    MF_TRY(forward(m, ids));
+    MF_TRY(mf_model_forward(m, ids));
     m->next = NULL;
     return mf_head_loss(m, mf_x(m, m->config.layers), labels, loss);
 }
@@ -276,14 +297,14 @@ static mf_status check_tokens(const mf_model *m, const mf_logits_call *call) {
 
 mf_status mf_model_logits(mf_model *m, const mf_logits_call *call) {
     MF_TRY(check_tokens(m, call));
-    MF_TRY(forward(m, call->ids));
+    MF_TRY(mf_model_forward(m, call->ids));
     m->next = NULL;
     return mf_head_logits(m, mf_x(m, m->config.layers), call);
 }
 
 mf_status mf_model_gradients(mf_model *m, const mf_gradient_call *call, double *loss) {
     m->last = call->last;
-    MF_TRY(forward(m, call->ids));
+    MF_TRY(mf_model_forward(m, call->ids));
     MF_TRY(mf_head_gradients(m, mf_x(m, m->config.layers), call->labels, call->scale, loss));
     return backward(m, call->ids);
 }

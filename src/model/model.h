@@ -88,6 +88,8 @@ struct mf_model {
     mf_buffer gate, up; /* [mlp_slots][tokens, own ffn]; no slots: computed again in backward */
     mf_buffer dx;       /* [held, hidden] f32: the gradient of the residual stream */
 
+    mf_cache *cache; /* what the tokens at work follow; NULL: nothing */
+
     const mf_part *next; /* streamed after the part at work */
     bool last;           /* the gradients of this pass complete the step's */
 };
@@ -151,6 +153,10 @@ static inline const mf_part *mf_first_of_backward(const mf_model *m, int64_t lay
     return m->options.recompute == MF_RECOMPUTE_NONE ? mf_mlp_part(m, layer) : mf_attention_part(m, layer);
 }
 
+static inline int64_t mf_window_of(const mf_model *m, int64_t layer) {
+    return layer < m->config.window_from ? 0 : m->config.window;
+}
+
 /* The place `elements` into a buffer of the compute type. */
 static inline void *mf_at(const mf_model *m, void *base, int64_t elements) {
     return base ? (char *)base + elements * (int64_t)mf_dtype_bytes(m->options.type) : NULL;
@@ -210,6 +216,46 @@ mf_status mf_residual_add(mf_model *model, mf_normed *normed, float *y, const vo
 /* dx += through norm `param` of x, from a block's partial input gradient [tokens, hidden] f32; both it and
  * `normed` are used up. */
 mf_status mf_residual_backward(mf_model *model, mf_normed *normed, int param, const void *x, float *dnormed);
+
+/* project.c */
+/* Tokens at work, and the angles of each row of a sequence: [rows, head_dim]. */
+typedef struct mf_token_rows {
+    int64_t batch, rows;
+    const float *cos_sin;
+} mf_token_rows;
+/* Those that this rank holds of the model's sequences. */
+mf_token_rows mf_own_tokens(const mf_model *model);
+/* Queries, keys or values: the heads, their matrix, and the parameters that go with it. */
+typedef struct mf_projection {
+    mf_slice heads;
+    int64_t width;
+    const void *weight;
+    int bias, norm; /* -1: none */
+    bool turned;
+} mf_projection;
+/* matrix: MF_WQ, MF_WK or MF_WV. */
+mf_projection mf_projection_of(const mf_model *model, int64_t layer, int matrix, mf_slice heads,
+                               const void *weight);
+/* out: [tokens, width] at distance ld = normed: [tokens, hidden] · weight' + bias. */
+mf_status mf_project_plain(const mf_model *model, const mf_projection *projection, int64_t tokens,
+                           const void *normed, void *out, int64_t ld);
+/* The same, normalised and turned where it is to be. */
+mf_status mf_project(const mf_model *model, const mf_projection *projection, const mf_token_rows *tokens,
+                     const void *normed, void *out, int64_t ld);
+mf_rope_args mf_rope_of(const mf_model *model, const mf_token_rows *tokens, int64_t heads);
+mf_headnorm_args mf_head_norm_of(const mf_model *model, const mf_projection *projection, int64_t tokens,
+                                 void *x, int64_t ld);
+
+/* llama.c: makes the model one of `tokens` tokens, at most those it was created with, the first of which is
+ * at `position`. */
+mf_status mf_model_reshape(mf_model *model, int64_t tokens, int64_t position);
+/* The blocks, from ids: [batch, rows] to the last one's output. */
+mf_status mf_model_forward(mf_model *model, const int32_t *ids);
+
+/* cache.c: adds what the tokens before see to a: own tokens' results of some heads, as call says. */
+mf_status mf_cache_attend(mf_cache *cache, int64_t layer, const mf_attend *call);
+/* Takes the layer's keys and values of own tokens at work. */
+mf_status mf_cache_keep(mf_cache *cache, int64_t layer);
 
 /* attention.c: out = x + attention(norm(x)), out: [held, hidden] compute type. Keeps q, k, v, a, lse. */
 mf_status mf_attention_block(mf_model *model, int64_t layer, const void *x, void *out);

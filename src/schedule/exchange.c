@@ -15,7 +15,7 @@ static mf_status own_values(mf_exchange *x) {
     size_t slots = (size_t)x->slots, kv = tokens * (size_t)x->kv_width;
     MF_TRY(mf_buffer_alloc(memory, MF_ACTIVATIONS, slots * tokens * (size_t)x->width * size, "queries",
                            &x->queries));
-    if (!x->ulysses)
+    if (!x->ulysses || x->sizes.sums_at_home)
         MF_TRY(mf_buffer_alloc(memory, MF_ACTIVATIONS,
                                slots * tokens * (size_t)x->sizes.heads * sizeof(float),
                                "attention's log-sums", &x->lse));
@@ -66,6 +66,11 @@ void mf_exchange_destroy(mf_exchange *x) {
     *x = (mf_exchange){0};
 }
 
+void mf_exchange_reshape(mf_exchange *x, int64_t tokens) {
+    x->sizes.tokens = tokens;
+    x->rows = mf_cut_rows(tokens, mf_comm_size(x->comm), mf_comm_rank(x->comm));
+}
+
 mf_status mf_exchange_check(const mf_exchange_kind *kind, int ranks, int64_t heads) {
     return kind->check && ranks > 1 ? kind->check(ranks, heads) : MF_OK;
 }
@@ -105,7 +110,7 @@ static int own_queries(mf_exchange *x) {
     return n;
 }
 
-static float *lse_at(const mf_exchange *x, int64_t head) {
+float *mf_exchange_sums(const mf_exchange *x, int64_t head) {
     int64_t slot = x->slots > 1 ? x->slot : 0;
     return mf_within(x->lse.data,
                      slot * x->sizes.batch * x->rows * x->sizes.heads + head - x->sizes.first_head, MF_F32);
@@ -127,7 +132,7 @@ static mf_attention_args args_of(mf_exchange *x, const mf_attend *call) {
                               .q_ld = x->width,
                               .o = call->a,
                               .o_ld = x->width,
-                              .lse = lse_at(x, call->first),
+                              .lse = mf_exchange_sums(x, call->first),
                               .lse_ld = s->heads,
                               .d_o = call->da,
                               .do_ld = call->heads * s->head_dim,

@@ -315,8 +315,9 @@ static mf_status forward(mf_exchange *x, mf_attention_args *args) {
     mf_attention_args away = args_away(x, args, NULL, NULL);
     away.o = o.data;
     MF_GO(mf_attention_forward(x->device, &away));
-    field f = of_queries(x, args->o, args->o_ld, o.data);
-    MF_GO(come_home(x, &f, 1, NULL));
+    field f[2] = {of_queries(x, args->o, args->o_ld, o.data),
+                  {.unit = 1, .type = MF_F32, .home = args->lse, .home_ld = args->lse_ld, .away = away.lse}};
+    MF_GO(come_home(x, f, x->sizes.sums_at_home ? 2 : 1, NULL));
 fail:
     mf_buffer_free(memory, &o);
     return status;

@@ -78,16 +78,70 @@ static mf_status read_slices(mf_model *model, const mf_tensor_set *files, float 
     return MF_OK;
 }
 
-mf_status mf_model_load(mf_model *model, const char *folder, float *master) {
-    mf_status status = MF_OK;
+/* One looks first: what is wrong with a file that all ranks see is found, and said, once. */
+static mf_status open_together(mf_model *model, const char *folder, mf_tensor_set **out) {
     mf_comm *comm = mf_model_world(model);
+    if (mf_comm_rank(comm) == 0) MF_TRY(open_checked(model, folder, out));
+    MF_TRY(mf_barrier(comm));
+    return *out ? MF_OK : open_checked(model, folder, out);
+}
+
+mf_status mf_model_load(mf_model *model, const char *folder, float *master) {
     mf_tensor_set *files = NULL;
-    /* One looks first: what is wrong with a file that all ranks see is found, and said, once. */
-    if (mf_comm_rank(comm) == 0) MF_GO(open_checked(model, folder, &files));
-    MF_GO(mf_barrier(comm));
-    if (!files) MF_GO(open_checked(model, folder, &files));
-    MF_GO(read_slices(model, files, master));
+    mf_status status = open_together(model, folder, &files);
+    if (!status) status = read_slices(model, files, master);
+    mf_tensor_set_close(files);
+    return status;
+}
+
+/* A slice by some rows at a time, so that little of it is ever there in f32. */
+static mf_status read_narrow(const mf_tensor_info *t, const mf_param_view *v, mf_device *device,
+                             const mf_model_state *state, mf_buffer *some) {
+    int64_t at_once = (int64_t)(some->bytes / sizeof(float)) / mf_max(1, v->slice_cols);
+    for (int64_t row = 0; row < v->slice_rows; row += at_once) {
+        int64_t rows = mf_min(at_once, v->slice_rows - row);
+        size_t to = (size_t)(v->offset + row * v->slice_cols) * mf_dtype_bytes(state->type);
+        MF_TRY(mf_tensor_read(t, v->first_row + row, rows, v->first_col, v->slice_cols, some->data));
+        MF_TRY(mf_convert(device, rows * v->slice_cols, some->data, MF_F32, (char *)state->cut_weights + to,
+                          state->type));
+    }
+    return MF_OK;
+}
+
+static mf_status read_weights(mf_model *model, mf_device *device, const mf_tensor_set *files,
+                              mf_buffer *some) {
+    mf_model_state state = mf_model_state_get(model);
+    for (int i = 0; i < mf_model_params(model); i++) {
+        mf_param_view v = mf_model_param(model, i);
+        const mf_tensor_info *t = mf_tensor_set_find(files, v.name);
+        if (v.replicated)
+            MF_TRY(mf_tensor_read(t, v.first_row, v.slice_rows, v.first_col, v.slice_cols,
+                                  state.replicated_weights + v.offset));
+        else if (state.cut_weights)
+            MF_TRY(read_narrow(t, &v, device, &state, some));
+    }
+    return MF_OK;
+}
+
+static int64_t longest_row(const mf_model *model) {
+    int64_t longest = 1;
+    for (int i = 0; i < mf_model_params(model); i++)
+        longest = mf_max(longest, mf_model_param(model, i).slice_cols);
+    return longest;
+}
+
+mf_status mf_model_load_weights(mf_model *model, mf_device *device, const char *folder) {
+    enum { AT_ONCE = 1 << 20 };
+    mf_status status = MF_OK;
+    mf_memory *memory = mf_device_memory(device);
+    size_t bytes = (size_t)mf_max(AT_ONCE, longest_row(model)) * sizeof(float);
+    mf_tensor_set *files = NULL;
+    mf_buffer some = {0};
+    MF_GO(open_together(model, folder, &files));
+    MF_GO(mf_buffer_alloc(memory, MF_WORKSPACE, bytes, "weights as they are read", &some));
+    MF_GO(read_weights(model, device, files, &some));
 fail:
+    mf_buffer_free(memory, &some);
     mf_tensor_set_close(files);
     return status;
 }

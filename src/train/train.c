@@ -71,21 +71,25 @@ static mf_status token_buffers(mf_run_state *r) {
     return mf_host_alloc((size_t)o->adam.steps, sizeof *r->step_s, &r->step_s);
 }
 
-/* Without an optimizer nobody else needs the f32 values: what they took does not count as the run's. */
-static mf_status weights_alone(mf_run_state *r) {
+/* Initial weights are made in f32, which nobody needs afterwards. */
+static mf_status weights_of_seed(mf_run_state *r) {
     mf_status status = MF_OK;
     mf_model_state s = mf_model_state_get(r->model);
     mf_buffer all = {0};
     MF_GO(mf_buffer_alloc(r->memory, MF_WORKSPACE, (size_t)s.cut * sizeof(float), "initial weights", &all));
-    if (r->options->init_from)
-        MF_GO(mf_model_load(r->model, r->options->init_from, all.data));
-    else
-        MF_GO(mf_model_init(r->model, all.data));
+    MF_GO(mf_model_init(r->model, all.data));
     MF_GO(mf_convert(r->device, s.cut, all.data, MF_F32, s.cut_weights, s.type));
 fail:
     mf_buffer_free(r->memory, &all);
-    mf_memory_reset_peaks(r->memory);
     return status;
+}
+
+/* Without an optimizer: what it took to begin does not count as the run's. */
+static mf_status weights_alone(mf_run_state *r) {
+    const char *from = r->options->init_from;
+    MF_TRY(from ? mf_model_load_weights(r->model, r->device, from) : weights_of_seed(r));
+    mf_memory_reset_peaks(r->memory);
+    return MF_OK;
 }
 
 static mf_status weights(mf_run_state *r) {

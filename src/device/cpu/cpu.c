@@ -32,6 +32,7 @@ const mf_device_ops mf_device_cpu = {
     .attention_forward = mf_cpu_attention_forward,
     .attention_backward = mf_cpu_attention_backward,
     .attention_delta = mf_cpu_attention_delta,
+    .attention_merge = mf_cpu_attention_merge,
     .rmsnorm_forward = mf_cpu_rmsnorm_forward,
     .rmsnorm_backward = mf_cpu_rmsnorm_backward,
     .rope = mf_cpu_rope,

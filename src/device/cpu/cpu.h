@@ -47,6 +47,7 @@ mf_status mf_cpu_reserve_widened(mf_device *device, const mf_gemm_args *args);
 mf_status mf_cpu_reserve_attention(mf_device *device, const mf_attention_args *args, bool backward);
 mf_status mf_cpu_reserve_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args);
 mf_status mf_cpu_reserve_headnorm_backward(mf_device *device, const mf_headnorm_args *args);
+mf_status mf_cpu_reserve_attention_merge(mf_device *device, const mf_attention_merge_args *args);
 
 static inline mf_cpu *mf_cpu_of(mf_device *device) { return device->state; }
 
@@ -54,6 +55,7 @@ mf_status mf_cpu_gemm(mf_device *device, const mf_gemm_args *args);
 mf_status mf_cpu_attention_forward(mf_device *device, const mf_attention_args *args);
 mf_status mf_cpu_attention_backward(mf_device *device, const mf_attention_args *args);
 mf_status mf_cpu_attention_delta(mf_device *device, const mf_attention_args *args, float *delta);
+mf_status mf_cpu_attention_merge(mf_device *device, const mf_attention_merge_args *args);
 mf_status mf_cpu_rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type,
                                  const void *x, const float *weight, void *y);
 mf_status mf_cpu_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args);

@@ -40,6 +40,12 @@ static mf_status attention_delta(mf_device *device, const mf_attention_args *arg
                      bytes_of(args->type));
 }
 
+static mf_status attention_merge(mf_device *device, const mf_attention_merge_args *args) {
+    double values = elements(args->rows, args->heads * args->head_dim);
+    MF_TRY(mf_cpu_reserve_attention_merge(device, args));
+    return touch(MF_DO_ATTENTION_MERGE, args->type, values * (4 * args->parts + 2 * bytes_of(args->type)));
+}
+
 static mf_status rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float eps, mf_dtype type,
                                  const void *x, const float *weight, void *y) {
     (void)device, (void)eps, (void)x, (void)weight, (void)y;
@@ -195,6 +201,7 @@ const mf_device_ops mf_device_dry = {
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
     .attention_delta = attention_delta,
+    .attention_merge = attention_merge,
     .rmsnorm_forward = rmsnorm_forward,
     .rmsnorm_backward = rmsnorm_backward,
     .rope = rope,
