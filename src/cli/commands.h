@@ -8,6 +8,7 @@
 int mf_command_bench(int argc, char **argv);
 int mf_command_calibrate(int argc, char **argv);
 int mf_command_eval(int argc, char **argv);
+int mf_command_generate(int argc, char **argv);
 int mf_command_info(int argc, char **argv);
 int mf_command_plan(int argc, char **argv);
 int mf_command_tokenize(int argc, char **argv);

@@ -10,6 +10,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"train", "train a model on one or many ranks", mf_command_train},
+    {"generate", "go on with a text, at any context and layout", mf_command_generate},
     {"eval", "loss and perplexity of a model on a text", mf_command_eval},
     {"tokenize", "turn text into token ids, and show what they are", mf_command_tokenize},
     {"verify", "compare loss and gradients of one model on several meshes", mf_command_verify},
@@ -21,7 +22,7 @@ static const struct command {
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 static void print_usage(FILE *out) {
-    fprintf(out, "meshfold %s: trains transformers with weights and context folded over ranks\n\n",
+    fprintf(out, "meshfold %s: trains and runs transformers with weights and context folded over ranks\n\n",
             MESHFOLD_VERSION);
     fprintf(out, "usage: meshfold COMMAND [flags]\n\n");
     for (int i = 0; i < COMMANDS; i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].about);

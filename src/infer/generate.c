@@ -1,0 +1,295 @@
+/* generate.c: prompts are read, one after another, in portions; then all go on together, a token a step. The
+ * last token of a prompt is the first that goes through a step, so that only steps have scores. */
+#include "meshfold/infer.h"
+#include "train/loop.h"
+
+#include <math.h>
+
+/* One of this replica's prompts. */
+typedef struct text {
+    int prompt;
+    int32_t next; /* the token that the next step takes */
+    int64_t made;
+    bool done;
+} text;
+
+typedef struct session {
+    const mf_generate_options *options;
+    mf_run_state run;
+    mf_cache *cache;
+    int texts;
+    text *text;            /* [texts] by number in the cache */
+    int *sequence;         /* [texts] of a step */
+    int32_t *ids;          /* [texts] of a step */
+    mf_buffer scores;      /* [texts, vocab] f32 */
+    mf_candidate *scratch; /* [vocab] where tokens are chosen */
+    double *chosen;        /* [prompts] id + 1 of what a step brought; 0: nothing */
+    bool *ended;           /* [prompts] */
+    bool chooses;          /* of the replica's ranks, this is the first */
+    mf_generation *out;    /* NULL but on rank 0 */
+    double step_bytes;     /* of this rank, all steps */
+    double told_s;         /* that the observer took */
+} session;
+
+static mf_status wait_for_all(session *s, double *now) {
+    MF_TRY(mf_barrier(s->run.mesh.world));
+    *now = mf_now_s();
+    return MF_OK;
+}
+
+static int64_t longest(const mf_generate_options *o) {
+    int64_t most = 1;
+    for (int i = 0; i < o->prompts; i++) most = mf_max(most, o->prompt[i].count - 1);
+    return most;
+}
+
+static bool is_first(const session *s) {
+    mf_axes replicas = s->options->layout.data;
+    for (int i = 0; i < s->run.mesh.spec.axes; i++)
+        if (!(replicas >> i & 1) && s->run.mesh.coords[i]) return false;
+    return true;
+}
+
+/* Prompts are dealt out to replicas. */
+static mf_status deal(session *s) {
+    mf_status status = MF_OK;
+    const mf_generate_options *o = s->options;
+    int64_t *most = NULL;
+    MF_GO(mf_host_alloc((size_t)o->prompts + 1, sizeof *s->text, &s->text));
+    MF_GO(mf_host_alloc((size_t)o->prompts + 1, sizeof *most, &most));
+    for (int i = s->run.replica; i < o->prompts; i += s->run.replicas) {
+        most[s->texts] = o->prompt[i].count - 1 + o->most;
+        s->text[s->texts++] = (text){.prompt = i, .next = o->prompt[i].ids[o->prompt[i].count - 1]};
+    }
+    MF_GO(mf_cache_create(s->run.model, most, s->texts, &s->cache));
+fail:
+    mf_host_free(most);
+    return status;
+}
+
+static mf_status open_session(session *s) {
+    const mf_generate_options *o = s->options;
+    size_t vocab = (size_t)o->model.config.vocab, texts = 0;
+    MF_TRY(mf_run_open(&s->run));
+    s->chooses = is_first(s);
+    MF_TRY(deal(s));
+    texts = (size_t)s->texts;
+    MF_TRY(mf_host_alloc(texts + 1, sizeof *s->sequence, &s->sequence));
+    MF_TRY(mf_host_alloc(texts + 1, sizeof *s->ids, &s->ids));
+    MF_TRY(mf_host_alloc((size_t)o->prompts, sizeof *s->chosen, &s->chosen));
+    MF_TRY(mf_host_alloc((size_t)o->prompts, sizeof *s->ended, &s->ended));
+    if (s->chooses) MF_TRY(mf_host_alloc(vocab, sizeof *s->scratch, &s->scratch));
+    return mf_buffer_alloc(s->run.memory, MF_WORKSPACE, texts * vocab * sizeof(float), "scores", &s->scores);
+}
+
+static void close_session(session *s) {
+    mf_buffer_free(s->run.memory, &s->scores);
+    mf_cache_destroy(s->cache);
+    mf_host_free(s->text);
+    mf_host_free(s->sequence);
+    mf_host_free(s->ids);
+    mf_host_free(s->scratch);
+    mf_host_free(s->chosen);
+    mf_host_free(s->ended);
+    mf_run_close(&s->run);
+}
+
+/* What all ranks together read a second, of their own weights: the memory that steps wait for. */
+static mf_status measure_bandwidth(session *s, double *out) {
+    enum { PASSES = 3, MOST = 1 << 26 };
+    mf_model_state w = mf_model_state_get(s->run.model);
+    int64_t n = mf_min(MOST, w.cut * (int64_t)mf_dtype_bytes(w.type) / (int64_t)sizeof(float));
+    double best = INFINITY, bytes = (double)n * sizeof(float), begin = 0, end = 0, sum = 0;
+    MF_TRY(mf_allreduce_f64(s->run.mesh.world, &bytes, 1));
+    for (int i = 0; i < PASSES; i++) {
+        MF_TRY(wait_for_all(s, &begin));
+        MF_TRY(mf_sum_squares(s->run.device, n, w.cut_weights, &sum));
+        MF_TRY(wait_for_all(s, &end));
+        best = fmin(best, end - begin);
+    }
+    *out = bytes / best;
+    return MF_OK;
+}
+
+/* A prompt up to its last token, in pieces after which progress is told. */
+static mf_status read_prompt(session *s, int number, int64_t *done, int64_t of) {
+    const mf_generate_options *o = s->options;
+    const mf_prompt *p = &o->prompt[s->text[number].prompt];
+    int64_t portion = o->model.tokens;
+    for (int64_t at = 0; at + 1 < p->count; at += portion) {
+        int64_t count = mf_min(portion, p->count - 1 - at);
+        MF_TRY(mf_cache_read(s->cache, number, p->ids + at, count));
+        *done += count;
+        if (s->out && o->read) MF_TRY(o->read(o->context, *done, of));
+    }
+    return MF_OK;
+}
+
+static mf_status read_prompts(session *s) {
+    double begin = 0, end = 0, flops = mf_device_flops(s->run.device);
+    int64_t done = 0, of = 0;
+    for (int i = 0; i < s->texts; i++) of += s->options->prompt[s->text[i].prompt].count - 1;
+    MF_TRY(wait_for_all(s, &begin));
+    for (int i = 0; i < s->texts; i++) MF_TRY(read_prompt(s, i, &done, of));
+    MF_TRY(wait_for_all(s, &end));
+    flops = mf_device_flops(s->run.device) - flops;
+    MF_TRY(mf_allreduce_f64(s->run.mesh.world, &flops, 1));
+    if (!s->out) return MF_OK;
+    for (int i = 0; i < s->options->prompts; i++) s->out->read += s->options->prompt[i].count - 1;
+    s->out->read_s = end - begin;
+    s->out->read_flops = flops;
+    return MF_OK;
+}
+
+/* The next token of each own text that goes on. */
+static mf_status step(session *s) {
+    const mf_generate_options *o = s->options;
+    mf_next_call call = {.sequence = s->sequence, .ids = s->ids, .logits = s->scores.data};
+    for (int i = 0; i < s->texts; i++) {
+        if (s->text[i].done) continue;
+        s->sequence[call.count] = i;
+        s->ids[call.count++] = s->text[i].next;
+    }
+    if (!call.count) return MF_OK;
+    MF_TRY(mf_cache_next(s->cache, &call));
+    s->step_bytes += mf_cache_read_bytes(s->cache);
+    for (int i = 0; i < call.count && s->chooses; i++) {
+        const text *t = &s->text[s->sequence[i]];
+        int32_t id = 0;
+        MF_TRY(mf_sample(&o->sampling, call.logits + i * o->model.config.vocab, o->model.config.vocab,
+                         (uint64_t)t->prompt, (uint64_t)t->made, s->scratch, &id));
+        s->chosen[t->prompt] = id + 1;
+    }
+    return MF_OK;
+}
+
+static bool stops(const mf_generate_options *o, int32_t id) {
+    for (int i = 0; i < o->stops; i++)
+        if (o->stop[i] == id) return true;
+    return false;
+}
+
+/* What a new token means for a text. */
+static mf_ending take(const mf_generate_options *o, text *t, int32_t id) {
+    t->next = id;
+    t->made++;
+    t->done = stops(o, id) || t->made == o->most;
+    return stops(o, id) ? MF_END_STOP : t->done ? MF_END_LENGTH : MF_END_NONE;
+}
+
+static mf_status tell(session *s, int prompt, int32_t id, mf_ending finish) {
+    const mf_generate_options *o = s->options;
+    double begin = mf_now_s();
+    if (finish != MF_END_STOP) MF_TRY(o->token(o->context, prompt, id, MF_END_NONE));
+    if (finish) MF_TRY(o->token(o->context, prompt, -1, finish));
+    s->told_s += mf_now_s() - begin;
+    return MF_OK;
+}
+
+/* Everyone learns what was chosen. Every rank keeps account of all prompts, own texts or not. */
+static mf_status share(session *s, text *all, bool *more) {
+    const mf_generate_options *o = s->options;
+    bool stop = o->enough && __atomic_load_n(o->enough, __ATOMIC_RELAXED);
+    double asked = stop;
+    MF_TRY(mf_allreduce_f64(s->run.mesh.world, s->chosen, o->prompts));
+    MF_TRY(mf_allreduce_f64(s->run.mesh.world, &asked, 1));
+    *more = false;
+    for (int i = 0; i < o->prompts; i++) {
+        int32_t id = (int32_t)s->chosen[i] - 1;
+        s->chosen[i] = 0;
+        if (id < 0) continue;
+        mf_ending finish = take(o, &all[i], id);
+        if (s->out) MF_TRY(tell(s, i, id, finish));
+        if (s->out) s->out->made++;
+        *more |= !all[i].done && asked == 0;
+    }
+    for (int i = 0; i < s->texts; i++) {
+        const text *known = &all[s->text[i].prompt];
+        s->text[i].next = known->next;
+        s->text[i].made = known->made;
+        s->text[i].done = known->done;
+    }
+    return MF_OK;
+}
+
+static mf_status go_on(session *s) {
+    mf_status status = MF_OK;
+    text *all = NULL;
+    double begin = mf_now_s();
+    MF_GO(mf_host_alloc((size_t)s->options->prompts, sizeof *all, &all));
+    for (bool more = s->options->most > 0; more;) {
+        mf_loop_reset_stats(&s->run);
+        MF_GO(step(s));
+        MF_GO(share(s, all, &more));
+        if (s->out) s->out->steps++;
+    }
+    if (s->out) s->out->made_s = mf_now_s() - begin - s->told_s;
+fail:
+    mf_host_free(all);
+    return status;
+}
+
+static mf_status report(session *s) {
+    mf_rank_report own, *all = NULL;
+    double bytes = s->step_bytes;
+    mf_loop_measure(&s->run, &own);
+    MF_TRY(mf_allreduce_f64(s->run.mesh.world, &bytes, 1));
+    MF_TRY(mf_loop_gather(&s->run, &own, &all));
+    if (!s->out) {
+        mf_host_free(all);
+        return MF_OK;
+    }
+    s->out->rank = all;
+    s->out->ranks = mf_world_size(s->run.world);
+    s->out->peak_flops = s->run.peak_flops;
+    s->out->step_bytes = s->out->steps ? bytes / (double)s->out->steps : 0;
+    s->out->cache_bytes = mf_cache_bytes(s->cache);
+    return MF_OK;
+}
+
+static mf_status check(const mf_generate_options *o) {
+    for (int i = 0; i < o->prompts; i++) {
+        const mf_prompt *p = &o->prompt[i];
+        if (p->count < 1) return MF_FAIL(MF_EINVAL, "prompt %d has no tokens", i + 1);
+        for (int64_t k = 0; k < p->count; k++)
+            if (p->ids[k] < 0 || p->ids[k] >= o->model.config.vocab)
+                return MF_FAIL(MF_EINVAL, "prompt %d has token %d; the model's vocabulary is %lld", i + 1,
+                               (int)p->ids[k], (long long)o->model.config.vocab);
+    }
+    return MF_OK;
+}
+
+mf_status mf_generate(mf_world *world, const mf_generate_options *options, mf_generation *out) {
+    mf_status status = MF_OK;
+    mf_train_options run = {.model = options->model,
+                            .mesh = options->mesh,
+                            .layout = options->layout,
+                            .adam = {.steps = 1},
+                            .accumulate = 1,
+                            .threads = options->threads,
+                            .init_from = options->init_from};
+    session s = {.options = options,
+                 .run = {.options = &run, .world = world},
+                 .out = mf_world_rank(world) == 0 ? out : NULL};
+    run.model.batch = 1;
+    run.model.forward_only = run.model.cache = true;
+    run.model.tokens = mf_min(options->model.tokens, longest(options));
+    double bandwidth = 0;
+    MF_TRY(check(options));
+    MF_GO(open_session(&s));
+    MF_GO(measure_bandwidth(&s, &bandwidth));
+    MF_GO(read_prompts(&s));
+    MF_GO(go_on(&s));
+    MF_GO(report(&s));
+    if (s.out) s.out->bandwidth = bandwidth;
+    MF_GO(mf_barrier(s.run.mesh.world)); /* peers may be reading this rank's memory until here */
+fail:
+    if (status) status = mf_run_first_error(&s.run, status);
+    close_session(&s);
+    return status;
+}
+
+void mf_generation_free(mf_generation *g) {
+    mf_host_free(g->rank);
+    *g = (mf_generation){0};
+}
