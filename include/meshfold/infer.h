@@ -1,7 +1,7 @@
 /* infer.h: text that a model goes on with.
  *
  *     mf_speech *speech = NULL;
- *     MF_TRY(mf_speech_open("models/llama", &speech));              // its tokenizer, or bytes
+ *     MF_TRY(mf_speech_open("models/llama", NULL, 32000, &speech));              // its tokenizer, or bytes
  *     MF_TRY(mf_speech_read(speech, "Once", 4, &ids));
  *     mf_prompt prompt = {ids.id, ids.count};
  *     mf_generate_options options = {.prompt = &prompt, .prompts = 1, .most = 100, ...};
@@ -15,11 +15,11 @@
 #include "meshfold/tokenizer.h"
 #include "meshfold/train.h"
 
-/* How a model's folder turns text into ids and back: by its tokenizer.json, or, where there is none, a byte a
- * token, as `meshfold train` reads text. */
+/* How a model's folder turns text into ids and back: by its tokenizer.json (or `tokenizer`, unless NULL), or,
+ * where there is none, a byte a token, as `meshfold train` reads text. */
 typedef struct mf_speech mf_speech;
 /* MF_EINVAL where there is no tokenizer and the vocabulary is not one of bytes. */
-mf_status mf_speech_open(const char *folder, int64_t vocab, mf_speech **out);
+mf_status mf_speech_open(const char *folder, const char *tokenizer, int64_t vocab, mf_speech **out);
 void mf_speech_close(mf_speech *speech);
 /* Adds a prompt's ids, with what the tokenizer puts before a text. MF_EINVAL where that makes none. */
 mf_status mf_speech_read(mf_speech *speech, const void *text, int64_t bytes, mf_ids *out);

@@ -73,7 +73,8 @@ typedef struct mf_model_options {
     int64_t batch, tokens; /* sequences of a call; tokens of each, over all ranks */
     uint64_t seed;
     bool forward_only; /* no gradients, nothing kept for them */
-    bool cache;        /* forward only: an mf_cache will be made of it */
+    bool cache;        /* forward only: an mf_cache will be made of it. MF_EUNSUPPORTED where weights are cut
+                          by rows (stream=gather) */
 } mf_model_options;
 
 /* Model FLOPs of a step as these options say: mf_config_step_flops, of which the forward pass alone is a
@@ -132,8 +133,7 @@ mf_status mf_model_logits(mf_model *model, const mf_logits_call *call);
  *
  * All of it is collective over the ranks of a replica. */
 typedef struct mf_cache mf_cache;
-/* most: [sequences]. The model must outlive it and read nothing else meanwhile. MF_EUNSUPPORTED where the
- * weights are cut by rows (stream=gather). */
+/* most: [sequences]. The model must outlive it and read nothing else meanwhile. */
 mf_status mf_cache_create(mf_model *model, const int64_t *most, int sequences, mf_cache **out);
 /* Not collective. Accepts NULL. */
 void mf_cache_destroy(mf_cache *cache);

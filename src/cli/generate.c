@@ -12,19 +12,25 @@
 
 typedef struct settings {
     mf_run_settings run;
-    const char *mesh;
+    const char *mesh, *tokenizer;
     mf_words prompts, files;
     int64_t most, portion, top_k, seed;
     double temperature, top_p;
     bool goes_on, json;
 } settings;
 
+/* Grows. */
+typedef struct growing {
+    char *data;
+    size_t bytes, room;
+} growing;
+
 /* What one prompt has brought. */
 typedef struct answer {
     mf_ids prompt, made;
     mf_voice *voice;
-    char *text; /* said so far */
-    size_t bytes, room, shown;
+    growing said;
+    size_t shown;
     mf_ending finish;
 } answer;
 
@@ -55,6 +61,8 @@ static void add_inputs(settings *s, mf_flag_table *t) {
                 "a tokenizer a token is a byte");
     model.required = true;
     mf_table_add(t, model);
+    mf_table_add(t, MF_TEXT("tokenizer", &s->tokenizer, "PATH",
+                            "a tokenizer.json, or a folder with one, instead of the model's own"));
     mf_table_add(t, list("prompt", &s->prompts, "TEXT", "what is gone on from; several go on together"));
     mf_table_add(t, list("prompt-file", &s->files, "PATH", "files, each of which is a prompt; - is stdin"));
     mf_run_settings_add_dtype(&s->run, t);
@@ -111,6 +119,20 @@ static void help(const command *c) {
         "  meshfold generate --model models/qwen --prompt-file book.txt --mesh tsp=2 --dtype bf16\n");
 }
 
+static mf_status add_text(growing *t, const char *more, size_t bytes) {
+    if (t->bytes + bytes > t->room) {
+        char *data = NULL;
+        t->room = 2 * (t->bytes + bytes);
+        MF_TRY(mf_host_alloc(t->room, 1, &data));
+        if (t->bytes) memcpy(data, t->data, t->bytes);
+        mf_host_free(t->data);
+        t->data = data;
+    }
+    if (bytes) memcpy(t->data + t->bytes, more, bytes);
+    t->bytes += bytes;
+    return MF_OK;
+}
+
 static mf_status add_prompt(command *c, const char *text, size_t bytes) {
     answer *a = &c->answer[c->prompts++];
     MF_TRY(mf_speech_read(c->speech, text, (int64_t)bytes, &a->prompt));
@@ -120,9 +142,26 @@ static mf_status add_prompt(command *c, const char *text, size_t bytes) {
 static mf_status add_file(command *c, const char *path) {
     char *content = NULL;
     size_t bytes = 0;
-    MF_TRY(mf_file_read(strcmp(path, "-") == 0 ? "/dev/stdin" : path, &content, &bytes));
+    MF_TRY(mf_file_read(path, &content, &bytes));
     mf_status status = add_prompt(c, content, bytes);
     mf_host_free(content);
+    return status;
+}
+
+/* What can be read to its end, which a pipe can once. */
+static mf_status add_stdin(command *c) {
+    enum { AT_ONCE = 1 << 16 };
+    mf_status status = MF_OK;
+    growing all = {0};
+    char *some = NULL;
+    size_t got = 0;
+    MF_TRY(mf_host_alloc(AT_ONCE, 1, &some));
+    while ((got = fread(some, 1, AT_ONCE, stdin)) > 0) MF_GO(add_text(&all, some, got));
+    if (ferror(stdin)) MF_GO(MF_FAIL(MF_EIO, "stdin can't be read: %s", strerror(errno)));
+    MF_GO(add_prompt(c, all.data, all.bytes));
+fail:
+    mf_host_free(some);
+    mf_host_free(all.data);
     return status;
 }
 
@@ -135,29 +174,18 @@ static mf_status read_prompts(command *c) {
     for (int i = 0; i < s->prompts.count; i++)
         MF_TRY(mf_blame("--prompt", add_prompt(c, s->prompts.items[i], strlen(s->prompts.items[i]))));
     for (int i = 0; i < s->files.count; i++)
-        MF_TRY(mf_blame("--prompt-file", add_file(c, s->files.items[i])));
+        MF_TRY(mf_blame("--prompt-file",
+                        strcmp(s->files.items[i], "-") ? add_file(c, s->files.items[i]) : add_stdin(c)));
     for (int i = 0; i < c->prompts; i++)
         c->prompt[i] = (mf_prompt){c->answer[i].prompt.id, c->answer[i].prompt.count};
     return MF_OK;
 }
 
-/* Longer than the model was trained for: it will be worse, not wrong. */
-static void warn_of_length(const command *c) {
-    int64_t most = c->options.model.config.positions;
-    for (int i = 0; i < c->prompts && most; i++)
-        if (c->prompt[i].count + c->s.most > most) {
-            fprintf(stderr,
-                    "meshfold: prompt %d and its answer may have %lld tokens; the model was made for %lld\n",
-                    i + 1, (long long)(c->prompt[i].count + c->s.most), (long long)most);
-            return;
-        }
-}
-
 static mf_status show(answer *a) {
-    size_t bytes = a->bytes - a->shown;
-    if (bytes && fwrite(a->text + a->shown, 1, bytes, stdout) != bytes)
+    size_t bytes = a->said.bytes - a->shown;
+    if (bytes && fwrite(a->said.data + a->shown, 1, bytes, stdout) != bytes)
         return MF_FAIL(MF_EIO, "stdout can't be written: %s", strerror(errno));
-    a->shown = a->bytes;
+    a->shown = a->said.bytes;
     return MF_OK;
 }
 
@@ -165,7 +193,7 @@ static mf_status show(answer *a) {
 static mf_status show_all(command *c) {
     for (; c->showing < c->prompts; c->showing++) {
         answer *a = &c->answer[c->showing];
-        if (c->prompts > 1 && !a->shown && (a->bytes || a->finish)) printf("--- %d\n", c->showing + 1);
+        if (c->prompts > 1 && !a->shown && (a->said.bytes || a->finish)) printf("--- %d\n", c->showing + 1);
         MF_TRY(show(a));
         if (!a->finish) break;
         printf("\n");
@@ -174,33 +202,19 @@ static mf_status show_all(command *c) {
     return MF_OK;
 }
 
-static mf_status add_text(answer *a, const char *text, size_t bytes) {
-    if (a->bytes + bytes > a->room) {
-        char *more = NULL;
-        a->room = 2 * (a->bytes + bytes);
-        MF_TRY(mf_host_alloc(a->room, 1, &more));
-        if (a->bytes) memcpy(more, a->text, a->bytes);
-        mf_host_free(a->text);
-        a->text = more;
-    }
-    if (bytes) memcpy(a->text + a->bytes, text, bytes);
-    a->bytes += bytes;
-    return MF_OK;
-}
-
 static mf_status take_token(void *context, int prompt, int32_t id, mf_ending finish) {
     command *c = context;
     answer *a = &c->answer[prompt];
-    const char *text = NULL;
+    const char *said = NULL;
     size_t bytes = 0;
     a->finish = finish;
     if (finish) {
-        MF_TRY(mf_voice_end(a->voice, &text, &bytes));
+        MF_TRY(mf_voice_end(a->voice, &said, &bytes));
     } else {
         MF_TRY(mf_ids_add(&a->made, id));
-        MF_TRY(mf_voice_say(a->voice, id, &text, &bytes));
+        MF_TRY(mf_voice_say(a->voice, id, &said, &bytes));
     }
-    MF_TRY(add_text(a, text, bytes));
+    MF_TRY(add_text(&a->said, said, bytes));
     return c->s.json ? MF_OK : show_all(c);
 }
 
@@ -218,10 +232,12 @@ static mf_status prepare(command *c) {
     MF_TRY(mf_run_settings_layout(&s->run, s->mesh, true, &o->mesh, &o->layout));
     MF_TRY(mf_run_settings_model(&s->run, "meshfold generate", &o->model));
     MF_TRY(mf_run_settings_threads(&s->run, mf_mesh_ranks(&o->mesh), &o->threads));
-    MF_TRY(mf_blame("--model", mf_speech_open(s->run.model, o->model.config.vocab, &c->speech)));
+    MF_TRY(mf_blame(s->tokenizer ? "--tokenizer" : "--model",
+                    mf_speech_open(s->run.model, s->tokenizer, o->model.config.vocab, &c->speech)));
     MF_TRY(read_prompts(c));
     o->model.batch = 1;
     o->model.tokens = s->portion;
+    o->model.forward_only = o->model.cache = true;
     o->init_from = s->run.model;
     o->prompts = c->prompts;
     o->prompt = c->prompt;
@@ -249,6 +265,18 @@ static double step_rate(const mf_generation *g) {
     return g->made_s > 0 ? g->step_bytes * (double)g->steps / g->made_s : 0;
 }
 
+/* Beyond what the model was made for it gets worse, not wrong. */
+static void print_lengths(const command *c) {
+    int64_t most = c->options.model.config.positions;
+    for (int i = 0; i < c->prompts && most; i++) {
+        int64_t tokens = c->answer[i].prompt.count + c->answer[i].made.count;
+        if (tokens <= most) continue;
+        fprintf(stderr, "note     prompt %d and its answer have %lld tokens; the model was made for %lld\n",
+                i + 1, (long long)tokens, (long long)most);
+        return;
+    }
+}
+
 static void print_figures(const command *c) {
     const mf_generation *g = &c->result;
     char a[32], b[32];
@@ -273,6 +301,7 @@ static void print_figures(const command *c) {
     fprintf(stderr, "cache %s, ", mf_bytes_text((double)g->cache_bytes, a));
     fprintf(stderr, "peak %s; %d rank%s, %s\n", mf_bytes_text((double)peak, a), g->ranks, mf_plural(g->ranks),
             c->s.mesh);
+    print_lengths(c);
 }
 
 static const char *finish_name(mf_ending finish) {
@@ -283,7 +312,8 @@ static json_t *answer_json(const answer *a) {
     json_t *ids = json_array();
     for (int64_t i = 0; i < a->made.count; i++) json_array_append_new(ids, json_integer(a->made.id[i]));
     return json_pack("{s:I, s:s%, s:o, s:s}", "prompt_tokens", (json_int_t)a->prompt.count, "text",
-                     a->text ? a->text : "", a->bytes, "tokens", ids, "finish", finish_name(a->finish));
+                     a->said.data ? a->said.data : "", a->said.bytes, "tokens", ids, "finish",
+                     finish_name(a->finish));
 }
 
 static mf_status print_json(const command *c) {
@@ -311,7 +341,6 @@ static mf_status run(command *c) {
     MF_TRY(prepare(c));
     int ranks = mf_mesh_ranks(&c->options.mesh);
     MF_TRY(mf_run_settings_check_started(&c->s.run, c->s.mesh, ranks));
-    warn_of_length(c);
     c->options.enough = mf_stop_signals_catch();
     MF_TRY(mf_run_settings_launch(&c->s.run, ranks, body, c));
     if (!c->reports) return MF_OK;
@@ -326,7 +355,7 @@ static void drop(command *c) {
         mf_ids_free(&a->prompt);
         mf_ids_free(&a->made);
         mf_voice_destroy(a->voice);
-        mf_host_free(a->text);
+        mf_host_free(a->said.data);
     }
     mf_host_free(c->answer);
     mf_host_free(c->prompt);

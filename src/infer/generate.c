@@ -58,7 +58,7 @@ static mf_status deal(session *s) {
     MF_GO(mf_host_alloc((size_t)o->prompts + 1, sizeof *s->text, &s->text));
     MF_GO(mf_host_alloc((size_t)o->prompts + 1, sizeof *most, &most));
     for (int i = s->run.replica; i < o->prompts; i += s->run.replicas) {
-        most[s->texts] = o->prompt[i].count - 1 + o->most;
+        most[s->texts] = o->prompt[i].count - 1 + mf_max(1, o->most);
         s->text[s->texts++] = (text){.prompt = i, .next = o->prompt[i].ids[o->prompt[i].count - 1]};
     }
     MF_GO(mf_cache_create(s->run.model, most, s->texts, &s->cache));

@@ -50,49 +50,46 @@ static double weight(const mf_sampling *s, float score, float best) {
     return exp(((double)score - (double)best) / s->temperature);
 }
 
-/* What may be among the fewest that have top_p of the probability: the others, each below an n-th of the
- * rest, have less than the rest together. Returns how many. */
-static int64_t list_likely(const mf_sampling *s, const float *scores, int64_t vocab, float best,
-                           mf_candidate *out) {
-    double all = 0, least = 0;
-    int64_t n = 0;
-    if (s->top_p < 1) {
-        for (int64_t i = 0; i < vocab; i++) all += weight(s, scores[i], best);
-        least = (1 - s->top_p) * all / (double)vocab;
-    }
-    for (int64_t i = 0; i < vocab; i++)
-        if (least == 0 || weight(s, scores[i], best) >= least)
-            out[n++] = (mf_candidate){scores[i], (int32_t)i};
-    return n;
+static double sum_of(const mf_sampling *s, const mf_candidate *c, int64_t n, float best) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += weight(s, c[i].score, best);
+    return sum;
 }
 
-/* As many of the first n as have top_p of their weight, and what they have. */
-static int64_t keep_likely(const mf_sampling *s, const mf_candidate *c, int64_t n, float best, double *kept) {
-    double all = 0;
-    for (int64_t i = 0; i < n; i++) all += weight(s, c[i].score, best);
+/* Of n candidates those that may be among the fewest with top_p of the weight, which is `all`: the others,
+ * each below an n-th of the rest, have less than the rest together. */
+static int64_t drop_unlikely(const mf_sampling *s, mf_candidate *c, int64_t n, float best, double all) {
+    double least = (1 - s->top_p) * all / (double)n;
+    int64_t left = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (weight(s, c[i].score, best) >= least) c[left++] = c[i];
+    return left;
+}
+
+/* As many of the first n as have top_p of the weight, and what they have. */
+static int64_t keep_likely(const mf_sampling *s, const mf_candidate *c, int64_t n, float best, double all,
+                           double *kept) {
     *kept = 0;
     for (int64_t i = 0; i < n; i++) {
         *kept += weight(s, c[i].score, best);
-        if (*kept >= s->top_p * all && s->top_p < 1) return i + 1;
+        if (*kept >= s->top_p * all) return i + 1;
     }
     return n;
 }
 
-/* The tokens that are chosen from, and their weight. */
-static int64_t choose_from(const mf_sampling *s, const float *scores, int64_t vocab, float best,
-                           mf_candidate *c, double *kept) {
-    mf_sampling all = *s;
-    int64_t n = vocab;
-    if (s->top_k > 0 && s->top_k < vocab) {
-        all.top_p = 1;
-        n = list_likely(&all, scores, vocab, best, c);
-        put_first(c, n, s->top_k);
-        n = s->top_k;
-    } else {
-        n = list_likely(s, scores, vocab, best, c);
-        if (s->top_p < 1) put_first(c, n, n);
+/* The tokens that are drawn from come first; their number, and their weight. */
+static int64_t choose_from(const mf_sampling *s, mf_candidate *c, int64_t vocab, float best, double *kept) {
+    bool few = s->top_k > 0 && s->top_k < vocab;
+    int64_t n = few ? s->top_k : vocab;
+    if (few) put_first(c, vocab, n);
+    *kept = sum_of(s, c, n, best);
+    if (s->top_p >= 1) return n;
+    double all = *kept;
+    if (!few) {
+        n = drop_unlikely(s, c, n, best, all);
+        put_first(c, n, n);
     }
-    return keep_likely(s, c, n, best, kept);
+    return keep_likely(s, c, n, best, all, kept);
 }
 
 mf_status mf_sample(const mf_sampling *s, const float *scores, int64_t vocab, uint64_t prompt, uint64_t index,
@@ -101,7 +98,8 @@ mf_status mf_sample(const mf_sampling *s, const float *scores, int64_t vocab, ui
     MF_TRY(check(scores, vocab, out));
     float best = scores[*out];
     if (s->temperature == 0) return MF_OK;
-    int64_t n = choose_from(s, scores, vocab, best, scratch, &kept);
+    for (int64_t i = 0; i < vocab; i++) scratch[i] = (mf_candidate){scores[i], (int32_t)i};
+    int64_t n = choose_from(s, scratch, vocab, best, &kept);
     double wanted = chance(s, prompt, index) * kept;
     for (int64_t i = 0; i < n && passed <= wanted; i++) {
         double w = weight(s, scratch[i].score, best);

@@ -43,28 +43,31 @@ fail:
     return status;
 }
 
-static mf_status open_tokenizer(mf_speech *s, const char *folder, int64_t vocab) {
+static mf_status open_tokenizer(mf_speech *s, const char *path) {
+    MF_TRY(mf_tokenizer_open(path, &s->tokenizer));
+    return mf_encoder_create(s->tokenizer, &s->encoder);
+}
+
+/* The folder's own tokenizer, or bytes. */
+static mf_status look_for_tokenizer(mf_speech *s, const char *folder, int64_t vocab) {
     mf_status status = MF_OK;
     char *path = NULL;
-    MF_GO(mf_format(&path, "%s/tokenizer.json", folder));
-    if (access(path, F_OK) == 0) {
-        MF_GO(mf_tokenizer_open(path, &s->tokenizer));
-        MF_GO(mf_encoder_create(s->tokenizer, &s->encoder));
-    } else if (vocab != 256) {
-        MF_GO(MF_FAIL(MF_EINVAL, "%s: is not there, and a vocabulary of %lld is not one of bytes", path,
-                      (long long)vocab));
-    }
-fail:
+    MF_TRY(mf_format(&path, "%s/tokenizer.json", folder));
+    if (access(path, F_OK) == 0)
+        status = open_tokenizer(s, path);
+    else if (vocab != 256)
+        status = MF_FAIL(MF_EINVAL, "%s: is not there, and a vocabulary of %lld is not one of bytes", path,
+                         (long long)vocab);
     mf_host_free(path);
     return status;
 }
 
-mf_status mf_speech_open(const char *folder, int64_t vocab, mf_speech **out) {
+mf_status mf_speech_open(const char *folder, const char *tokenizer, int64_t vocab, mf_speech **out) {
     mf_status status = MF_OK;
     mf_speech *s = NULL;
     *out = NULL;
     MF_TRY(mf_host_alloc(1, sizeof *s, &s));
-    MF_GO(open_tokenizer(s, folder, vocab));
+    MF_GO(tokenizer ? open_tokenizer(s, tokenizer) : look_for_tokenizer(s, folder, vocab));
     MF_GO(look_for_stops(s, folder, "generation_config.json"));
     MF_GO(look_for_stops(s, folder, "config.json"));
     int32_t end = s->tokenizer ? mf_tokenizer_eos(s->tokenizer) : -1;

@@ -27,11 +27,6 @@ static int64_t room_of(const mf_cache *c, int64_t tokens) {
 static mf_status check(const mf_model *m, const int64_t *most, int sequences) {
     if (!m->options.cache || !m->options.forward_only || m->options.batch != 1)
         return MF_FAIL(MF_EINVAL, "a cache needs a forward model of batch 1 that was made for one");
-    if (m->shards > 1 && (mf_stream_gathers(m->layout.attention) || mf_stream_gathers(m->layout.mlp) ||
-                          mf_stream_gathers(m->layout.vocabulary)))
-        return MF_FAIL(MF_EUNSUPPORTED,
-                       "stream=gather cuts weights by rows, so that no rank has whole heads to "
-                       "decode with; ring and broadcast can");
     for (int i = 0; i < sequences; i++)
         if (most[i] < 1 || most[i] > INT32_MAX)
             return MF_FAIL(MF_EINVAL, "a cache for %lld tokens", (long long)most[i]);

@@ -134,12 +134,22 @@ static mf_status check_rows(const mf_model_options *o, int ranks) {
                    (long long)o->batch, (long long)tokens, (long long)most);
 }
 
+static mf_status check_cache(const mf_layout *l, const mf_mesh_spec *mesh) {
+    bool gathers =
+        mf_stream_gathers(l->attention) || mf_stream_gathers(l->mlp) || mf_stream_gathers(l->vocabulary);
+    if (!gathers || mf_axes_ranks(mesh, l->stream) == 1) return MF_OK;
+    return MF_FAIL(MF_EUNSUPPORTED,
+                   "stream=gather cuts weights by rows, so that no rank has whole heads to decode "
+                   "with; use ring or broadcast");
+}
+
 mf_status mf_model_check(const mf_model_options *o, const mf_layout *layout, const mf_mesh_spec *mesh) {
     if (o->batch < 1 || o->tokens < 1)
         return MF_FAIL(MF_EINVAL, "a batch of %lld sequences of %lld tokens", (long long)o->batch,
                        (long long)o->tokens);
     MF_TRY(mf_config_check(&o->config, "the model"));
     MF_TRY(check_rows(o, mf_axes_ranks(mesh, layout->sequence)));
+    if (o->cache) MF_TRY(check_cache(layout, mesh));
     int64_t fewest = o->config.heads / mf_axes_ranks(mesh, layout->tensor);
     return mf_exchange_check(layout->exchange, mf_axes_ranks(mesh, layout->sequence), fewest);
 }
