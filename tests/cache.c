@@ -90,11 +90,8 @@ static mf_status body(mf_world *world, void *argument) {
     mf_status status = MF_OK;
     member m = {0};
     MF_GO(build(world, t, &m));
-    for (int i = 0; i < SEQUENCES; i++) {
-        int64_t half = t->read[i] / 2;
-        MF_GO(mf_cache_read(m.cache, i, t->golden.ids + i * t->golden.tokens, half));
-        MF_GO(mf_cache_read(m.cache, i, t->golden.ids + i * t->golden.tokens + half, t->read[i] - half));
-    }
+    for (int i = 0; i < SEQUENCES; i++)
+        MF_GO(mf_cache_read(m.cache, i, t->golden.ids + i * t->golden.tokens, t->read[i]));
     for (bool more = true; more;) MF_GO(go_on(t, &m, mf_world_rank(world) == 0, &more));
     mf_next_call beyond = {.count = 1, .sequence = &(int){0}, .ids = t->golden.ids, .logits = m.logits};
     if (mf_cache_next(m.cache, &beyond) != MF_EINVAL ||
@@ -175,8 +172,31 @@ static void rows_can_not_decode(void **state) {
     golden_close(&t.golden);
 }
 
+/* Tokens that are read one by one all fall to one rank, until it has no more room. */
+static mf_status read_in_pieces(mf_world *world, void *argument) {
+    trial *t = argument;
+    mf_status status = MF_OK;
+    member m = {0};
+    MF_GO(build(world, t, &m));
+    for (int i = 0; i < t->golden.tokens; i++) MF_GO(mf_cache_read(m.cache, 0, t->golden.ids + i, 1));
+fail:
+    drop(&m);
+    return status;
+}
+
+static void pieces_that_find_no_room_are_refused(void **state) {
+    (void)state;
+    trial t = {.mesh_text = "tsp=3", .chunk = 64};
+    golden_open("llama3", &t.golden);
+    ASSERT_OK(mf_layout_parse(t.mesh_text, &mf_layout_words_none, &t.mesh, &t.layout));
+    mf_launch_options options = {.engine = "local", .ranks = 3, .timeout_s = 60};
+    ASSERT_FAILS(mf_launch(&options, read_in_pieces, &t), MF_EINVAL, "read in so many pieces");
+    golden_close(&t.golden);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_family_goes_on), cmocka_unit_test(bf16_goes_on),
-                                       cmocka_unit_test(rows_can_not_decode)};
+                                       cmocka_unit_test(rows_can_not_decode),
+                                       cmocka_unit_test(pieces_that_find_no_room_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -44,7 +44,7 @@ while read -r flags; do
     [ "$(tokens other.json)" = "$(tokens all-single.json)" ] || complain "$flags: other tokens"
 done <<'END'
 --mesh single --prefill-chunk 333
---mesh tsp=3 --prefill-chunk 1000 --stream ring --exchange ring --no-borrow
+--mesh tsp=3 --prefill-chunk 97 --stream ring --exchange ring --no-borrow
 --mesh tsp=2 --prefill-chunk 4096 --no-borrow
 --mesh sp=2 --exchange ulysses --prefill-chunk 777
 --mesh tp=2,sp=2 --reduction scatter --prefill-chunk 501

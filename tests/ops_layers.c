@@ -393,6 +393,60 @@ static void test_bias(void **state) {
     }
 }
 
+/* Attention merged over parts. */
+
+static void merge_one(int64_t rows, int64_t heads, int64_t d, int parts, bool held, mf_dtype type) {
+    int64_t width = heads * d, o_ld = width + 3, lse_ld = heads + 2, row = width + heads;
+    for (int i = 0; i < MACHINES; i++) {
+        int keep = held_count;
+        float *part = normals("part", parts * rows * row), *lse = normals("lse", span(rows, heads, lse_ld));
+        void *o = held ? values("o", span(rows, width, o_ld), type) : blank(span(rows, width, o_ld), type);
+        double *want = take((size_t)(rows * width) * sizeof *want);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t h = 0; h < heads; h++) {
+                double sum = 0, e = held ? exp((double)lse[r * lse_ld + h]) : 0,
+                       *to = want + r * width + h * d;
+                for (int64_t k = 0; k < d; k++) to[k] = held ? e * at(o, type, r * o_ld + h * d + k) : 0;
+                sum = e;
+                for (int p = 0; p < parts; p++) {
+                    float *of = part + (p * rows + r) * row;
+                    if ((r + h + p) % 3 == 0) of[width + h] = -INFINITY; /* it had no key */
+                    e = exp((double)of[width + h]);
+                    sum += e;
+                    for (int64_t k = 0; k < d; k++) to[k] += e * (double)of[h * d + k];
+                }
+                for (int64_t k = 0; k < d; k++) to[k] = sum > 0 ? to[k] / sum : 0;
+            }
+        mf_attention_merge_args args = {.type = type,
+                                        .rows = rows,
+                                        .heads = heads,
+                                        .head_dim = d,
+                                        .parts = parts,
+                                        .part = part,
+                                        .o = o,
+                                        .o_ld = o_ld,
+                                        .lse = held ? lse : NULL,
+                                        .lse_ld = lse_ld};
+        ASSERT_OK(mf_attention_merge(machine[i], &args));
+        check_close("merged attention", rows * width, packed(o, type, rows, width, o_ld), type, want);
+        drop_to(keep);
+    }
+}
+
+static void test_attention_merge(void **state) {
+    (void)state;
+    for (int t = 0; t < 2; t++)
+        for (int held = 0; held < 2; held++)
+            for (int parts = 0; parts < 4; parts++) {
+                merge_one(1, 1, 1, parts, held, types[t]);
+                merge_one(5, 3, 7, parts, held, types[t]);
+                merge_one(2, 4, 64, parts, held, types[t]);
+                merge_one(0, 4, 8, parts, held, types[t]);
+            }
+    mf_attention_merge_args impossible = {.rows = 1, .heads = 1, .head_dim = 0};
+    ASSERT_FAILS(mf_attention_merge(machine[0], &impossible), MF_EINVAL, "impossible");
+}
+
 /* Gated activation. */
 
 static double silu(double g) { return g / (1 + exp(-g)); }
@@ -460,10 +514,10 @@ static void test_layers_refuse(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        OPS_TEST(test_gemm),         OPS_TEST(test_gemm_empty), OPS_TEST(test_gemm_large),
-        OPS_TEST(test_gemm_refuses), OPS_TEST(test_rmsnorm),    OPS_TEST(test_rope),
-        OPS_TEST(test_rope_table),   OPS_TEST(test_swiglu),     OPS_TEST(test_layers_refuse),
-        OPS_TEST(test_headnorm),     OPS_TEST(test_bias),
+        OPS_TEST(test_gemm),          OPS_TEST(test_gemm_empty),      OPS_TEST(test_gemm_large),
+        OPS_TEST(test_gemm_refuses),  OPS_TEST(test_rmsnorm),         OPS_TEST(test_rope),
+        OPS_TEST(test_rope_table),    OPS_TEST(test_attention_merge), OPS_TEST(test_swiglu),
+        OPS_TEST(test_layers_refuse), OPS_TEST(test_headnorm),        OPS_TEST(test_bias),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -141,7 +141,8 @@ void mf_cache_destroy(mf_cache *cache);
 int64_t mf_cache_tokens(const mf_cache *cache, int sequence);
 /* Bytes of all keys and values that this rank has room for. */
 int64_t mf_cache_bytes(const mf_cache *cache);
-/* ids: [count], the same on every rank: they follow what the sequence has. MF_EINVAL beyond its most. */
+/* ids: [count], the same on every rank: they follow what the sequence has. MF_EINVAL beyond its most; room is
+ * for a sequence of which one call has read the beginning, and more calls may find too little on a rank. */
 mf_status mf_cache_read(mf_cache *cache, int sequence, const int32_t *ids, int64_t count);
 
 typedef struct mf_next_call {

@@ -17,6 +17,7 @@ typedef struct session {
     const mf_generate_options *options;
     mf_run_state run;
     mf_cache *cache;
+    int64_t portion; /* tokens that are read at once */
     int texts;
     text *text;            /* [texts] by number in the cache */
     int *sequence;         /* [texts] of a step */
@@ -72,6 +73,7 @@ static mf_status open_session(session *s) {
     size_t vocab = (size_t)o->model.config.vocab, texts = 0;
     MF_TRY(mf_run_open(&s->run));
     s->chooses = is_first(s);
+    s->portion = mf_model_options_get(s->run.model)->tokens;
     MF_TRY(deal(s));
     texts = (size_t)s->texts;
     MF_TRY(mf_host_alloc(texts + 1, sizeof *s->sequence, &s->sequence));
@@ -115,9 +117,8 @@ static mf_status measure_bandwidth(session *s, double *out) {
 static mf_status read_prompt(session *s, int number, int64_t *done, int64_t of) {
     const mf_generate_options *o = s->options;
     const mf_prompt *p = &o->prompt[s->text[number].prompt];
-    int64_t portion = o->model.tokens;
-    for (int64_t at = 0; at + 1 < p->count; at += portion) {
-        int64_t count = mf_min(portion, p->count - 1 - at);
+    for (int64_t at = 0; at + 1 < p->count; at += s->portion) {
+        int64_t count = mf_min(s->portion, p->count - 1 - at);
         MF_TRY(mf_cache_read(s->cache, number, p->ids + at, count));
         *done += count;
         if (s->out && o->read) MF_TRY(o->read(o->context, *done, of));

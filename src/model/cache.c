@@ -12,16 +12,11 @@
 
 static int ranks_of(const mf_cache *c) { return mf_comm_size(c->model->sequence); }
 
-/* Rows that the rank with most of them holds of a portion. */
-static int64_t most_rows(const mf_cache *c, int64_t tokens) {
-    int64_t most = 0;
-    for (int r = 0; r < ranks_of(c); r++) most = mf_max(most, mf_cut_rows(tokens, ranks_of(c), r));
-    return most;
-}
-
-/* Room for a sequence of so many tokens, however many of them come one by one. */
+/* Rows that no rank has more of than this: of so many tokens that are read at once, and then go on one by
+ * one. Whole portions are shared evenly. */
 static int64_t room_of(const mf_cache *c, int64_t tokens) {
-    return tokens / c->chunk * most_rows(c, c->chunk) + mf_max(most_rows(c, tokens % c->chunk), 1);
+    int64_t ranks = ranks_of(c), rest = tokens % c->chunk;
+    return tokens / c->chunk * (c->chunk / ranks) + mf_max(1, MF_RUNS * mf_ceil_div(rest, MF_RUNS * ranks));
 }
 
 static mf_status check(const mf_model *m, const int64_t *most, int sequences) {
@@ -39,6 +34,7 @@ static mf_status open_sequences(mf_cache *c, const int64_t *most) {
         mf_cached *s = &c->sequence[i];
         int64_t room = room_of(c, most[i]);
         s->most = most[i];
+        s->room = room;
         s->first_row = c->rows;
         c->rows += room;
         MF_TRY(mf_host_alloc((size_t)ranks_of(c), sizeof *s->held, &s->held));
@@ -318,8 +314,20 @@ static void extend(mf_cache *c) {
     s->tokens += m->options.tokens;
 }
 
+/* A rank's share of many short portions may be more than its share of one long one. */
+static mf_status check_room(const mf_cache *c, int64_t count) {
+    const mf_cached *s = c->at;
+    for (int r = 0; r < ranks_of(c); r++)
+        if (s->held[r] + mf_cut_rows(count, ranks_of(c), r) > s->room)
+            return MF_FAIL(MF_EINVAL,
+                           "read in so many pieces, %lld tokens more are too many for rank %d of %s",
+                           (long long)count, r, mf_comm_axis(c->model->sequence));
+    return MF_OK;
+}
+
 static mf_status read_portion(mf_cache *c, const int32_t *ids, int64_t count, int32_t *own) {
     mf_model *m = c->model;
+    MF_TRY(check_room(c, count));
     MF_TRY(mf_model_reshape(m, count, c->at->tokens));
     if (m->rows) mf_model_cut(m, ids, own);
     m->next = NULL;

@@ -7,6 +7,7 @@
 /* One sequence. */
 typedef struct mf_cached {
     int64_t most, tokens;    /* it may have; it has */
+    int64_t room;            /* rows of each rank */
     int64_t first_row, rows; /* here: where its rows begin in each layer, and how many there are */
     int64_t *held;           /* [ranks of the sequence] rows of each */
     int32_t *position;       /* [room] of own rows, rising */

@@ -172,6 +172,7 @@ static void plan(attention_job *job, const mf_attention_args *args, mf_dtype bf1
 
 size_t mf_cpu_attention_workspace(const mf_attention_args *args, int threads, bool backward) {
     attention_job job = {0};
+    if (!backward && mf_cpu_attention_is_single(args)) return mf_cpu_attention_single_bytes(args, threads);
     plan(&job, args, mf_cpu_bf16_products(), threads, backward);
     return job.layout.bytes * (size_t)threads;
 }
@@ -193,6 +194,8 @@ static mf_status grow(mf_cpu_attention *a, size_t bytes) {
 mf_status mf_cpu_reserve_attention(mf_device *device, const mf_attention_args *args, bool backward) {
     mf_cpu_attention *a = mf_cpu_of(device)->attention;
     attention_job job = {.attention = a};
+    if (!backward && mf_cpu_attention_is_single(args))
+        return grow(a, mf_cpu_attention_single_bytes(args, a->lane_count));
     plan(&job, args, a->bf16_products, a->lane_count, backward);
     return grow(a, job.layout.bytes * (size_t)a->lane_count);
 }

@@ -198,6 +198,10 @@ static void forward_lane(attention_job *job, attention_lane *lane) {
 
 mf_status mf_cpu_attention_forward(mf_device *device, const mf_attention_args *args) {
     attention_job job;
+    if (mf_cpu_attention_is_single(args)) {
+        MF_TRY(mf_cpu_reserve_attention(device, args, false));
+        return mf_cpu_attention_single(device, args, mf_cpu_of(device)->attention->workspace.data);
+    }
     MF_TRY(mf_cpu_attention_begin(device, args, false, &job));
 #pragma omp parallel num_threads(job.attention->lane_count)
     forward_lane(&job, &job.attention->lanes[omp_get_thread_num()]);

@@ -133,6 +133,11 @@ void mf_cpu_attention_pack(void *out, mf_dtype product, const void *in, mf_dtype
 void mf_cpu_attention_pack_queries(const attention_job *job, const attention_tile *tile, const void *in,
                                    int64_t ld, void *out);
 
+/* attention_single.c: one query a sequence. workspace: so many bytes. */
+bool mf_cpu_attention_is_single(const mf_attention_args *args);
+size_t mf_cpu_attention_single_bytes(const mf_attention_args *args, int threads);
+mf_status mf_cpu_attention_single(mf_device *device, const mf_attention_args *args, float *workspace);
+
 static inline void *attention_at(const attention_lane *lane, size_t offset) { return lane->base + offset; }
 
 #endif

@@ -7,6 +7,7 @@ static mf_status open_with(mf_device *device, bool dry) {
     device->state = cpu;
     MF_TRY(mf_cpu_gemms_create(device, dry, &cpu->gemms));
     MF_TRY(mf_cpu_widened_create(device, &cpu->widened));
+    MF_TRY(mf_cpu_thin_create(device, &cpu->thin));
     MF_TRY(mf_cpu_attention_create(device, &cpu->attention));
     return MF_OK;
 }
@@ -19,6 +20,7 @@ void mf_cpu_close(mf_device *device) {
     mf_cpu *cpu = mf_cpu_of(device);
     if (!cpu) return;
     mf_cpu_attention_destroy(cpu->attention);
+    mf_cpu_thin_destroy(cpu->thin);
     mf_cpu_widened_destroy(cpu->widened);
     mf_cpu_gemms_destroy(cpu->gemms);
     mf_host_free(cpu);

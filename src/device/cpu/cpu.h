@@ -21,6 +21,13 @@ void mf_cpu_widened_destroy(mf_cpu_widened *widened);
 bool mf_cpu_widens(const mf_gemm_args *args);
 mf_status mf_cpu_gemm_widened(mf_device *device, const mf_gemm_args *args);
 
+/* gemm_thin.c: products of few rows, which wait for memory alone; its workspace is kept between calls. */
+typedef struct mf_cpu_thin mf_cpu_thin;
+mf_status mf_cpu_thin_create(mf_device *device, mf_cpu_thin **out);
+void mf_cpu_thin_destroy(mf_cpu_thin *thin);
+bool mf_cpu_is_thin(const mf_gemm_args *args);
+mf_status mf_cpu_gemm_thin(mf_device *device, const mf_gemm_args *args);
+
 /* bf16.c: the faster type for products of bf16 values; whether the machine has all of an instruction set of
  * oneDNN. */
 mf_dtype mf_cpu_bf16_products(void);
@@ -34,6 +41,7 @@ void mf_cpu_attention_destroy(mf_cpu_attention *attention);
 typedef struct mf_cpu {
     mf_cpu_gemms *gemms;
     mf_cpu_widened *widened;
+    mf_cpu_thin *thin;
     mf_cpu_attention *attention;
 } mf_cpu;
 
@@ -44,6 +52,7 @@ void mf_cpu_close(mf_device *device);
 mf_status mf_cpu_reserve_gemm(mf_device *device, const mf_gemm_args *args);
 mf_status mf_cpu_reserve_product(mf_device *device, const mf_gemm_args *args);
 mf_status mf_cpu_reserve_widened(mf_device *device, const mf_gemm_args *args);
+mf_status mf_cpu_reserve_thin(mf_device *device, const mf_gemm_args *args);
 mf_status mf_cpu_reserve_attention(mf_device *device, const mf_attention_args *args, bool backward);
 mf_status mf_cpu_reserve_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args);
 mf_status mf_cpu_reserve_headnorm_backward(mf_device *device, const mf_headnorm_args *args);

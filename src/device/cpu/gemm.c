@@ -221,6 +221,7 @@ mf_status mf_cpu_reserve_product(mf_device *device, const mf_gemm_args *args) {
 
 mf_status mf_cpu_reserve_gemm(mf_device *device, const mf_gemm_args *args) {
     if (args->k == 0) return MF_OK;
+    if (mf_cpu_is_thin(args)) return mf_cpu_reserve_thin(device, args);
     return mf_cpu_widens(args) ? mf_cpu_reserve_widened(device, args) : mf_cpu_reserve_product(device, args);
 }
 
@@ -236,6 +237,7 @@ mf_status mf_cpu_gemm(mf_device *device, const mf_gemm_args *args) {
         if (!args->accumulate) clear(args);
         return MF_OK;
     }
+    if (mf_cpu_is_thin(args)) return mf_cpu_gemm_thin(device, args);
     return mf_cpu_widens(args) ? mf_cpu_gemm_widened(device, args) : mf_cpu_product(device, args);
 }
 

@@ -35,7 +35,8 @@ mf_status mf_cpu_adamw(mf_device *device, const mf_adamw_args *a) {
     return MF_OK;
 }
 
-static double block_squares(const float *x, int64_t n) {
+/* Not inlined: gcc 12 would leave it scalar. */
+__attribute__((noinline)) static double block_squares(const float *x, int64_t n) {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
