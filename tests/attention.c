@@ -443,6 +443,28 @@ static void one_query_of_many_heads(void **state) {
     check(&s);
 }
 
+/* One query a sequence over keys in several chunks, some of them after it; head sizes that no vector divides.
+ */
+static void one_query_of_many_chunks(void **state) {
+    (void)state;
+    static const int64_t lengths[] = {0, 1, 33, 100, 400};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        for (int64_t batch = 1; batch < 3; batch++) {
+            shape s = {.batch = batch,
+                       .heads = 5,
+                       .first_head = 1,
+                       .group = 2,
+                       .kv_heads = 3,
+                       .head_dim = 20,
+                       .window = lengths[i],
+                       .query_chunks = 1,
+                       .key_chunks = 4,
+                       .queries = {{301, 1}},
+                       .keys = {{0, 70}, {100, 3}, {103, 190}, {290, 40}}};
+            check(&s);
+        }
+}
+
 /* The call's heads 3 .. 8 of groups of 4 read key heads 0 (one of them), 1 (all) and 2 (one). */
 static void heads_that_straddle_groups(void **state) {
     (void)state;
@@ -832,6 +854,7 @@ int main(void) {
         cmocka_unit_test(one_token),
         cmocka_unit_test(lengths_that_no_tile_divides),
         cmocka_unit_test(one_query_of_many_heads),
+        cmocka_unit_test(one_query_of_many_chunks),
         cmocka_unit_test(heads_that_straddle_groups),
         cmocka_unit_test(large_groups),
         cmocka_unit_test(zigzag_cuts),

@@ -94,10 +94,10 @@ static void gemm_all_ways(const int64_t size[3], int64_t gap) {
 
 static void test_gemm(void **state) {
     (void)state;
-    static const int64_t shapes[][3] = {{1, 1, 1},   {1, 70, 3},   {70, 1, 33},  {17, 3, 1},
-                                        {3, 17, 70}, {33, 33, 17}, {70, 33, 3},  {17, 70, 70},
-                                        {1, 17, 33}, {33, 1, 1},   {69, 67, 65}, {7, 5, 31}};
-    for (int i = 0; i < 12; i++) gemm_all_ways(shapes[i], i % 3 * 5);
+    static const int64_t shapes[][3] = {{1, 1, 1},    {1, 70, 3},  {70, 1, 33},  {17, 3, 1},  {3, 17, 70},
+                                        {33, 33, 17}, {70, 33, 3}, {17, 70, 70}, {1, 17, 33}, {33, 1, 1},
+                                        {69, 67, 65}, {7, 5, 31},  {4, 70, 65},  {2, 3, 130}};
+    for (int i = 0; i < 14; i++) gemm_all_ways(shapes[i], i % 3 * 5);
 }
 
 static void test_gemm_empty(void **state) {
