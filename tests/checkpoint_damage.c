@@ -3,7 +3,9 @@
 #include "checkpoint_run.h"
 
 #include "io/digest.h"
+#include "io/safetensors.h"
 #include "io/tensor_stream.h"
+#include "meshfold/convert.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -268,13 +270,14 @@ static void lies_are_passed_over(void **state) {
 static void replace_part(const char *folder, const char *name, int64_t rows, int64_t cols,
                          const char *shape) {
     static const float zeros[64];
-    mf_tensor_spec spec = {.name = name, .rows = rows, .cols = cols};
+    mf_tensor_info tensor;
     mf_tensor_stream *stream = NULL;
     mf_digest digest;
     char hex[20];
     json_t *shapes = shape ? json_pack("{s:s}", name, shape) : NULL, *root = manifest_of(folder);
-    ASSERT_OK(mf_tensor_stream_open(checkpoint_path(folder, NEWER, part1), &spec, 1, shapes, &stream));
-    ASSERT_OK(mf_tensor_stream_write(stream, zeros, (rows ? rows : 1) * cols));
+    ASSERT_OK(mf_tensor_describe(&(mf_tensor_spec){name, rows, cols}, MF_F32, &tensor));
+    ASSERT_OK(mf_tensor_stream_open(checkpoint_path(folder, NEWER, part1), &tensor, 1, shapes, &stream));
+    ASSERT_OK(mf_tensor_stream_write(stream, zeros, tensor.bytes));
     ASSERT_OK(mf_tensor_stream_finish(stream, &digest));
     mf_tensor_stream_close(stream);
     json_decref(shapes);
@@ -285,11 +288,12 @@ static void replace_part(const char *folder, const char *name, int64_t rows, int
     seal(checkpoint_path(folder, NEWER, manifest), root);
 }
 
-static const struct odd_part {
+typedef struct odd_part {
     const char *name;
     int64_t rows, cols;
     const char *shape, *why;
-} odd_parts[] = {
+} odd_part;
+static const odd_part odd_parts[] = {
     {"weights/model.norm.weight@0,0", 0, 16, "[16]", "its parts have "}, /* twice, and the rest not at all */
     {"weights/model.nonsense@0,0", 0, 16, "[16]", "which the model does not have"},
     {"weights/model.norm.weigh@0,0", 0, 16, "[16]", "which the model does not have"},
@@ -306,6 +310,18 @@ static const struct odd_part {
     {"run/step_s", 0, 7, NULL, "does not have the times of 4 steps"},
 };
 
+/* It has no use for a run's times. */
+static void assert_not_converted(const char *folder, const odd_part *odd) {
+    mf_convert_result result;
+    char to[256];
+    snprintf(to, sizeof to, "%s/model", folder);
+    mf_convert_options options = {
+        .from = checkpoint_path(folder, NEWER, NULL), .to = to, .type = MF_FILE_OTHER, .shard_bytes = 1000};
+    ASSERT_FAILS(mf_model_convert(&options, &result), MF_EFORMAT,
+                 strcmp(odd->name, "run/step_s") == 0 ? "its parts have " : odd->why);
+    assert_int_equal(count_names(folder), 2);
+}
+
 /* What adds up, but fits no model: the run ends before its first step. */
 static void odd_parts_are_refused(void **state) {
     (void)state;
@@ -315,6 +331,7 @@ static void odd_parts_are_refused(void **state) {
         replace_part(folder, odd_parts[i].name, odd_parts[i].rows, odd_parts[i].cols, odd_parts[i].shape);
         ASSERT_FAILS(checkpoint_run_go(run), MF_EFORMAT, odd_parts[i].why);
         assert_int_equal(run->made, 0);
+        assert_not_converted(folder, &odd_parts[i]);
     }
     mf_host_free(run);
     mf_host_free(folder);

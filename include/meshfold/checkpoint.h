@@ -54,13 +54,19 @@ typedef struct mf_checkpoint mf_checkpoint;
  * wrong with the newest when none is whole. observer may be NULL. Collective. */
 mf_status mf_checkpoint_find(mf_comm *world, const char *folder, const mf_checkpoint_observer *observer,
                              mf_checkpoint **out);
-/* The same alone, without reading the parts: not collective. */
+/* The same on one rank of its own: not collective. */
+mf_status mf_checkpoint_find_alone(const char *folder, const mf_checkpoint_observer *observer,
+                                   mf_checkpoint **out);
+/* The same without reading the parts: not collective. */
 mf_status mf_checkpoint_peek(const char *folder, mf_checkpoint **out);
 /* Accepts NULL. */
 void mf_checkpoint_close(mf_checkpoint *checkpoint);
 /* All belong to the checkpoint. */
 const char *mf_checkpoint_path(const mf_checkpoint *checkpoint);
 int64_t mf_checkpoint_step(const mf_checkpoint *checkpoint);
+/* It was made from a model (mf_model_convert), not by a run: it has weights alone, and a run that goes on
+ * from it begins, with settings of its own. */
+bool mf_checkpoint_is_converted(const mf_checkpoint *checkpoint);
 /* The options' `settings` when it was saved; NULL: there were none. */
 const char *mf_checkpoint_settings(const mf_checkpoint *checkpoint);
 

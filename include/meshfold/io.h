@@ -43,7 +43,7 @@ mf_status mf_tensor_set_open(const char *folder, mf_tensor_set **out);
 void mf_tensor_set_close(mf_tensor_set *set);
 /* The one file, or the index; the set's. */
 const char *mf_tensor_set_path(const mf_tensor_set *set);
-/* By number from 0; NULL past the last. */
+/* By number from 0, in the order of the files' names and of their data; NULL past the last. */
 const mf_tensor_info *mf_tensor_set_at(const mf_tensor_set *set, int index);
 const mf_tensor_info *mf_tensor_set_find(const mf_tensor_set *set, const char *name);
 

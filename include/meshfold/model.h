@@ -46,8 +46,22 @@ mf_status mf_config_check(const mf_model_config *config, const char *where);
 mf_status mf_config_save(const mf_model_config *config, mf_dtype type, int64_t positions, const char *path);
 /* Gives a saved config.json the ids of special tokens that another has. */
 mf_status mf_config_carry(const char *from, const char *to);
+/* The weights' type that a config.json names in torch's words ("bfloat16"); "" where it says nothing. */
+enum { MF_CONFIG_TYPE = 32 };
+mf_status mf_config_type(const char *path, char out[MF_CONFIG_TYPE]);
+/* Copies a config.json, with everything that is in it, but for that type. */
+mf_status mf_config_retype(const char *from, const char *type, const char *to);
 /* Names and one line each of the presets, for --help: index from 0; false at the end. */
 bool mf_config_preset_at(int index, const char **name, const char **about);
+
+/* A parameter, whole. The names are Hugging Face's. */
+enum { MF_PARAM_NAME = 80 };
+typedef struct mf_named_shape {
+    char name[MF_PARAM_NAME];
+    int64_t rows, cols; /* rows 0: a vector of cols */
+} mf_named_shape;
+/* (*out)[*count], in mf_model_param's order; owned by the caller (mf_host_free). */
+mf_status mf_config_param_list(const mf_model_config *config, mf_named_shape **out, int *count);
 
 /* Number of parameters. */
 int64_t mf_config_params(const mf_model_config *config);

@@ -7,6 +7,7 @@
 /* argv[0] is the command's name. They return the program's exit code. */
 int mf_command_bench(int argc, char **argv);
 int mf_command_calibrate(int argc, char **argv);
+int mf_command_convert(int argc, char **argv);
 int mf_command_eval(int argc, char **argv);
 int mf_command_generate(int argc, char **argv);
 int mf_command_info(int argc, char **argv);

@@ -3,6 +3,7 @@
 #include "cli/commands.h"
 #include "cli/flag_table.h"
 #include "cli/machine.h"
+#include "cli/progress.h"
 #include "cli/run_settings.h"
 #include "cli/text.h"
 
@@ -11,7 +12,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct command {
     const char *tokenizer, *out, *separator, *show;
@@ -21,7 +21,6 @@ typedef struct command {
     mf_flag_table table;
     mf_flags flags;
     mf_tokenizer *opened;
-    double began_s, shown_s; /* when the work began, and when progress was last shown */
 } command;
 
 static void describe(command *c) {
@@ -103,15 +102,7 @@ static mf_status find_separator(const command *c, int32_t *out) {
                    mf_tokenizer_path(c->opened));
 }
 
-static void progress(void *context, int64_t done, int64_t all) {
-    command *c = context;
-    char text[32], whole[32], rate[32];
-    double now = mf_now_s();
-    if (!isatty(STDERR_FILENO) || now - c->shown_s < 0.2) return;
-    c->shown_s = now;
-    fprintf(stderr, "\r%s of %s, %s/s   ", mf_bytes_text((double)done, text),
-            mf_bytes_text((double)all, whole), mf_bytes_text((double)done / (now - c->began_s), rate));
-}
+static void progress(void *context, int64_t done, int64_t all) { mf_progress_show(context, done, all); }
 
 static mf_status report(const command *c, const mf_tokenize_result *r, double seconds) {
     char bytes[32], rate[32], spent[32];
@@ -137,6 +128,7 @@ static mf_status report(const command *c, const mf_tokenize_result *r, double se
 
 static mf_status convert(command *c) {
     mf_machine machine;
+    mf_progress shown;
     mf_tokenize_result result;
     mf_tokenize_options options = {.tokenizer = c->opened,
                                    .paths = c->data.items,
@@ -145,18 +137,18 @@ static mf_status convert(command *c) {
                                    .by_line = c->by_line,
                                    .encode = {c->add_special, c->special_as_text},
                                    .threads = (int)c->threads,
-                                   .context = c,
+                                   .context = &shown,
                                    .progress = progress};
     MF_TRY(find_separator(c, &options.separator));
     if (!options.threads) {
         MF_TRY(mf_machine_look(&machine));
         options.threads = mf_machine_workers(&machine);
     }
-    c->began_s = mf_now_s();
+    shown = mf_progress_begin();
     mf_status status = mf_tokenize(&options, &result);
-    if (c->shown_s > 0) fprintf(stderr, "\r%*s\r", 50, "");
+    mf_progress_end(&shown);
     MF_TRY(status);
-    return report(c, &result, mf_now_s() - c->began_s);
+    return report(c, &result, mf_now_s() - shown.began_s);
 }
 
 static mf_status show_json(const command *c, const mf_ids *ids) {

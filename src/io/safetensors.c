@@ -2,7 +2,7 @@
  * The format: https://github.com/huggingface/safetensors#format. */
 #include "io/safetensors.h"
 #include "io/file.h"
-#include "meshfold/io.h"
+#include "io/values.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -277,34 +277,6 @@ mf_status mf_slice_check(const char *name, int64_t tensor_rows, int64_t tensor_c
                    (long long)first_row, (long long)cols, (long long)first_col);
 }
 
-static float f32_from_f16(uint16_t half) {
-    union {
-        uint32_t u;
-        float f;
-    } bits;
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = (half >> 10) & 31u, fraction = half & 0x3ffu;
-    if (exponent == 0) { /* zero and subnormals: whole steps of 2^-24 */
-        bits.f = (float)fraction * 0x1p-24f;
-        bits.u |= sign;
-    } else {
-        bits.u = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | fraction << 13;
-    }
-    return bits.f;
-}
-
-/* n values that lie one after another; `in` may be unaligned. */
-static void convert(mf_file_type type, const uint8_t *in, int64_t n, float *out) {
-    if (type == MF_FILE_F32) {
-        if (n > 0) memcpy(out, in, (size_t)n * sizeof *out);
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        uint16_t value;
-        memcpy(&value, in + 2 * i, sizeof value);
-        out[i] = type == MF_FILE_BF16 ? mf_f32_from_bf16(value) : f32_from_f16(value);
-    }
-}
-
 mf_status mf_tensor_read(const mf_tensor_info *t, int64_t first_row, int64_t rows, int64_t first_col,
                          int64_t cols, float *out) {
     if (t->type == MF_FILE_OTHER)
@@ -314,13 +286,13 @@ mf_status mf_tensor_read(const mf_tensor_info *t, int64_t first_row, int64_t row
         return MF_FAIL(MF_EINVAL, "tensor %.100s has %d dimensions; 1 or 2 can be read", t->name, t->dims);
     int64_t tensor_rows = t->dims == 2 ? t->shape[0] : 1, tensor_cols = t->shape[t->dims - 1];
     MF_TRY(mf_slice_check(t->name, tensor_rows, tensor_cols, first_row, rows, first_col, cols));
-    int64_t value_bytes = t->type == MF_FILE_F32 ? 4 : 2;
+    int64_t value_bytes = (int64_t)mf_file_type_bytes(t->type);
     const uint8_t *from = (const uint8_t *)t->data + (first_row * tensor_cols + first_col) * value_bytes;
     if (cols == tensor_cols) { /* rows follow each other: one run */
         cols *= rows;
         rows = mf_min(rows, 1);
     }
     for (int64_t r = 0; r < rows; r++)
-        convert(t->type, from + r * tensor_cols * value_bytes, cols, out + r * cols);
+        mf_values_widen(t->type, from + r * tensor_cols * value_bytes, cols, out + r * cols);
     return MF_OK;
 }

@@ -4,7 +4,7 @@
 #include "io/json_file.h"
 #include "meshfold/io.h"
 
-#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -116,6 +116,10 @@ static mf_status check_held(const mf_tensor_set *set, const member *file, json_t
     return MF_OK;
 }
 
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const member *)a)->name, ((const member *)b)->name);
+}
+
 static mf_status open_indexed(mf_tensor_set *set, const char *folder) {
     mf_status status = MF_OK;
     json_t *index = NULL;
@@ -124,6 +128,7 @@ static mf_status open_indexed(mf_tensor_set *set, const char *folder) {
     MF_GO(open_files(set, folder, map));
     MF_GO(check_named(set, map));
     for (int i = 0; i < set->count; i++) MF_GO(check_held(set, &set->file[i], map));
+    qsort(set->file, (size_t)set->count, sizeof *set->file, by_name); /* the index is sorted by tensors */
 fail:
     json_decref(index);
     return status;

@@ -17,7 +17,7 @@ struct mf_tensor_stream {
     bool finished;
 };
 
-static mf_status append(mf_tensor_stream *s, const void *data, size_t bytes) {
+mf_status mf_tensor_stream_write(mf_tensor_stream *s, const void *data, size_t bytes) {
     if ((int64_t)bytes > s->bytes - s->written)
         return MF_FAIL(MF_EINVAL, "%s: gets more values than its tensors have", s->path);
     MF_TRY(mf_fd_write(s->fd, data, bytes, s->written, s->path));
@@ -35,7 +35,7 @@ static mf_status create(mf_tensor_stream *s) {
     return MF_OK;
 }
 
-mf_status mf_tensor_stream_open(const char *path, const mf_tensor_spec *specs, int count, json_t *metadata,
+mf_status mf_tensor_stream_open(const char *path, const mf_tensor_info *tensors, int count, json_t *metadata,
                                 mf_tensor_stream **out) {
     mf_status status = MF_OK;
     mf_tensor_stream *s = NULL;
@@ -46,20 +46,16 @@ mf_status mf_tensor_stream_open(const char *path, const mf_tensor_spec *specs, i
     MF_TRY(mf_host_alloc(1, sizeof *s, &s));
     s->fd = -1;
     MF_GO(mf_host_strdup(path, &s->path));
-    MF_GO(mf_tensor_header(specs, count, MF_F32, metadata, &header, &header_bytes, &data_bytes));
+    MF_GO(mf_tensor_header(tensors, count, metadata, &header, &header_bytes, &data_bytes));
     MF_GO(create(s));
     s->bytes = (int64_t)header_bytes + data_bytes;
-    MF_GO(append(s, header, header_bytes));
+    MF_GO(mf_tensor_stream_write(s, header, header_bytes));
     *out = s;
     s = NULL;
 fail:
     mf_host_free(header);
     mf_tensor_stream_close(s);
     return status;
-}
-
-mf_status mf_tensor_stream_write(mf_tensor_stream *s, const float *values, int64_t n) {
-    return append(s, values, (size_t)n * sizeof *values);
 }
 
 mf_status mf_tensor_stream_finish(mf_tensor_stream *s, mf_digest *out) {

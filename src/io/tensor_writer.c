@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -26,74 +25,17 @@ struct mf_tensor_writer {
     place *place;
 };
 
-static mf_status spec_bytes(const mf_tensor_spec *spec, mf_dtype type, int64_t *bytes) {
-    int64_t values = 0;
-    if (spec->rows < 0 || spec->cols < 0)
-        return MF_FAIL(MF_EINVAL, "tensor %s: %lld x %lld is no shape", spec->name, (long long)spec->rows,
-                       (long long)spec->cols);
-    if (__builtin_mul_overflow(mf_max(spec->rows, 1), spec->cols, &values) ||
-        __builtin_mul_overflow(values, (int64_t)mf_dtype_bytes(type), bytes))
-        return MF_FAIL(MF_EINVAL, "tensor %s: %lld x %lld overflows", spec->name, (long long)spec->rows,
-                       (long long)spec->cols);
-    return MF_OK;
-}
-
-static mf_status check_name(const json_t *header, const char *name) {
-    json_t *text = json_string(name);
-    json_decref(text);
-    if (!text) return MF_FAIL(MF_EINVAL, "tensor %s: its name is not UTF-8", name);
-    if (json_object_get(header, name)) return MF_FAIL(MF_EINVAL, "tensor %s: its name is taken", name);
-    return MF_OK;
-}
-
-/* Adds a tensor whose data begin at *end, and moves *end past them. */
-static mf_status add_tensor(json_t *header, const mf_tensor_spec *spec, mf_dtype type, int64_t *end) {
-    int64_t begin = *end, bytes = 0;
-    MF_TRY(check_name(header, spec->name));
-    MF_TRY(spec_bytes(spec, type, &bytes));
-    if (__builtin_add_overflow(begin, bytes, end) || *end > INT64_MAX - MF_SAFETENSORS_HEADER_LIMIT - 8)
-        return MF_FAIL(MF_EINVAL, "tensor %s: the file up to here has more bytes than can be counted",
-                       spec->name);
-    json_t *shape = spec->rows ? json_pack("[I,I]", (json_int_t)spec->rows, (json_int_t)spec->cols)
-                               : json_pack("[I]", (json_int_t)spec->cols);
-    json_t *entry = json_pack("{s:s, s:o, s:[I,I]}", "dtype", type == MF_F32 ? "F32" : "BF16", "shape", shape,
-                              "data_offsets", (json_int_t)begin, (json_int_t)*end);
-    if (json_object_set_new(header, spec->name, entry))
-        return MF_FAIL(MF_ENOMEM, "no memory for the header of tensor %s", spec->name);
-    return MF_OK;
-}
-
-/* The header as it stands in the file: its length, then JSON, padded so that the data are 8-byte aligned. */
-static mf_status encode(const json_t *header, char **out, size_t *out_bytes) {
+/* A header for tensors of one type. */
+static mf_status header_of(const mf_tensor_spec *specs, int count, mf_dtype type, char **header,
+                           size_t *header_bytes, int64_t *data_bytes) {
     mf_status status = MF_OK;
-    char *text = json_dumps(header, JSON_COMPACT);
-    if (!text) return MF_FAIL(MF_ENOMEM, "no memory for a file's header");
-    size_t length = strlen(text);
-    uint64_t padded = (length + 7) / 8 * 8;
-    if (padded > MF_SAFETENSORS_HEADER_LIMIT)
-        MF_GO(MF_FAIL(MF_EINVAL, "a header of %zu bytes is more than a reader accepts", length));
-    MF_GO(mf_host_alloc(8 + padded, 1, out));
-    memcpy(*out, &padded, 8);
-    memset(*out + 8, ' ', padded);
-    memcpy(*out + 8, text, length);
-    *out_bytes = 8 + padded;
-fail:
-    free(text);
-    return status;
-}
-
-mf_status mf_tensor_header(const mf_tensor_spec *specs, int count, mf_dtype type, json_t *metadata,
-                           char **header, size_t *header_bytes, int64_t *data_bytes) {
-    mf_status status = MF_OK;
-    json_t *root = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
+    mf_tensor_info *tensors = NULL;
     *header = NULL;
-    *data_bytes = 0;
-    if (!root || (metadata && json_object_update(json_object_get(root, "__metadata__"), metadata)))
-        MF_GO(MF_FAIL(MF_ENOMEM, "no memory for a file's header"));
-    for (int i = 0; i < count; i++) MF_GO(add_tensor(root, &specs[i], type, data_bytes));
-    MF_GO(encode(root, header, header_bytes));
+    MF_TRY(mf_host_alloc((size_t)count, sizeof *tensors, &tensors));
+    for (int i = 0; i < count; i++) MF_GO(mf_tensor_describe(&specs[i], type, &tensors[i]));
+    MF_GO(mf_tensor_header(tensors, count, NULL, header, header_bytes, data_bytes));
 fail:
-    json_decref(root);
+    mf_host_free(tensors);
     return status;
 }
 
@@ -111,7 +53,7 @@ mf_status mf_tensors_create(const char *path, const mf_tensor_spec *specs, int c
     size_t header_bytes = 0;
     int64_t data_bytes = 0;
     mf_draft draft = {0};
-    MF_GO(mf_tensor_header(specs, count, type, NULL, &header, &header_bytes, &data_bytes));
+    MF_GO(header_of(specs, count, type, &header, &header_bytes, &data_bytes));
     MF_GO(mf_draft_open(path, &draft));
     MF_GO(reserve(draft.fd, (int64_t)header_bytes + data_bytes, path));
     MF_GO(mf_fd_write(draft.fd, header, header_bytes, 0, path));
@@ -169,7 +111,7 @@ mf_status mf_tensors_open_writer(const char *path, const mf_tensor_spec *specs, 
     writer->fd = -1;
     writer->type = type;
     MF_GO(mf_host_strdup(path, &writer->path));
-    MF_GO(mf_tensor_header(specs, count, type, NULL, &header, &header_bytes, &data_bytes));
+    MF_GO(header_of(specs, count, type, &header, &header_bytes, &data_bytes));
     MF_GO(set_places(writer, specs, count, (int64_t)header_bytes));
     MF_GO(mf_regular_open(path, O_RDWR, &writer->fd, &size));
     MF_GO(check_header(writer->fd, size, header, header_bytes, data_bytes, path));

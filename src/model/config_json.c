@@ -293,14 +293,18 @@ static size_t digits_of(double value) {
     return digits;
 }
 
-/* The fewest that do for all of them. */
-static size_t digits_needed(const mf_model_config *config) {
-    mf_model_config c = *config;
-    double extra[] = {c.scaling.factor, c.scaling.low_freq, c.scaling.high_freq};
-    size_t digits = 6;
-    for (int i = 0; i < MF_CONFIG_REALS + 3; i++) {
-        double value = i < 3 ? extra[i] : *mf_config_real_at(&c, &mf_config_reals[i - 3]);
-        if (digits_of(value) > digits) digits = digits_of(value);
+/* The fewest that do for all numbers in it. */
+static size_t digits_needed(json_t *value) {
+    const char *name;
+    json_t *item;
+    size_t i, digits = json_is_real(value) ? digits_of(json_real_value(value)) : 6;
+    json_array_foreach(value, i, item) {
+        size_t own = digits_needed(item);
+        if (own > digits) digits = own;
+    }
+    json_object_foreach(value, name, item) {
+        size_t own = digits_needed(item);
+        if (own > digits) digits = own;
     }
     return digits;
 }
@@ -366,15 +370,8 @@ static mf_status check_savable(const mf_model_config *c, const char *path) {
                    path, family->architecture);
 }
 
-static mf_status write_json(const mf_model_config *config, const json_t *root, const char *path) {
-    char *text = NULL, *line = NULL;
-    if (root) text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(digits_needed(config)));
-    if (!text) return MF_FAIL(MF_ENOMEM, "%s: no memory for its text", path);
-    mf_status status = mf_format(&line, "%s\n", text);
-    if (!status) status = mf_file_write(path, line, strlen(line));
-    mf_host_free(line);
-    free(text);
-    return status;
+static mf_status write_json(json_t *root, const char *path) {
+    return mf_json_write(path, root, JSON_INDENT(2) | JSON_REAL_PRECISION(digits_needed(root)));
 }
 
 mf_status mf_config_save(const mf_model_config *config, mf_dtype type, int64_t positions, const char *path) {
@@ -384,7 +381,7 @@ mf_status mf_config_save(const mf_model_config *config, mf_dtype type, int64_t p
         return MF_FAIL(MF_EINVAL, "%s: max_position_embeddings is %lld; it must be at least 1", path,
                        (long long)positions);
     json_t *root = to_json(config, type, positions);
-    mf_status status = write_json(config, root, path);
+    mf_status status = write_json(root, path);
     json_decref(root);
     return status;
 }
@@ -392,19 +389,46 @@ mf_status mf_config_save(const mf_model_config *config, mf_dtype type, int64_t p
 mf_status mf_config_carry(const char *from, const char *to) {
     static const char *const tokens[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
     mf_status status = MF_OK;
-    mf_model_config config;
     json_t *source = NULL, *target = NULL;
-    MF_GO(mf_config_load(to, &config));
+    bool changed = false;
     MF_GO(read_object(from, &source));
     MF_GO(read_object(to, &target));
     for (int i = 0; i < 3; i++) {
         json_t *id = json_object_get(source, tokens[i]);
-        if (id && json_object_set(target, tokens[i], id))
+        if (!id || json_equal(id, json_object_get(target, tokens[i]))) continue;
+        changed = true;
+        if (json_object_set(target, tokens[i], id))
             MF_GO(MF_FAIL(MF_ENOMEM, "%s: no memory for its text", to));
     }
-    MF_GO(write_json(&config, target, to));
+    if (changed) MF_GO(write_json(target, to));
 fail:
     json_decref(source);
     json_decref(target);
+    return status;
+}
+
+/* Newer files say dtype, older ones torch_dtype. */
+static const char *const type_names[] = {"dtype", "torch_dtype"};
+
+mf_status mf_config_type(const char *path, char out[MF_CONFIG_TYPE]) {
+    json_t *root = NULL;
+    MF_TRY(read_object(path, &root));
+    out[0] = '\0';
+    for (int i = 0; i < 2; i++) {
+        const char *type = json_string_value(json_object_get(root, type_names[i]));
+        if (type && !out[0]) snprintf(out, MF_CONFIG_TYPE, "%s", type);
+    }
+    json_decref(root);
+    return MF_OK;
+}
+
+mf_status mf_config_retype(const char *from, const char *type, const char *to) {
+    json_t *root = NULL;
+    MF_TRY(read_object(from, &root));
+    bool newer = json_object_get(root, type_names[0]), older = json_object_get(root, type_names[1]);
+    int failed = newer ? json_object_set_new(root, type_names[0], json_string(type)) : 0;
+    if (older || !newer) failed |= json_object_set_new(root, type_names[1], json_string(type));
+    mf_status status = failed ? MF_FAIL(MF_ENOMEM, "%s: no memory for its text", to) : write_json(root, to);
+    json_decref(root);
     return status;
 }

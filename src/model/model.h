@@ -13,7 +13,7 @@ typedef enum mf_param_cut { MF_CUT_NONE, MF_CUT_ROWS, MF_CUT_COLS } mf_param_cut
  * first over the tensor axis, then over the stream's. Key heads go with the first of the `group` query heads
  * that read them; on the tensor axis every rank has those that its query heads read. */
 typedef struct mf_param {
-    char name[80];
+    char name[MF_PARAM_NAME];
     int64_t rows, cols; /* rows 0: a vector */
     mf_param_cut cut;
     int64_t units, unit;

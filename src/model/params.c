@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 static mf_param *add(mf_model *m, mf_param p, const char *name, int64_t layer) {
     mf_param *slot = &m->param[m->params++];
@@ -181,7 +182,8 @@ static mf_status pack(mf_model *m) {
     return MF_OK;
 }
 
-mf_status mf_params_build(mf_model *m) {
+/* All parameters, and which part each is in. */
+static mf_status name_params(mf_model *m) {
     const mf_model_config *c = &m->config;
     size_t parts = (size_t)(3 * c->layers + 2);
     m->layer_params = MF_LAYER_PARAMS + (c->qkv_bias ? 3 : 0) + (c->qk_norm ? 2 : 0);
@@ -193,10 +195,14 @@ mf_status mf_params_build(mf_model *m) {
     add_part(m, m->layout.vocabulary);
     add_rows(m, "model.embed_tokens.weight", -1, c->vocab, 1, 0);
     add_norm(m, "model.norm.weight", -1, 2 * c->layers);
-    if (!c->tied) {
-        add_part(m, m->layout.vocabulary);
-        add_rows(m, "lm_head.weight", -1, c->vocab, 1, 0);
-    }
+    if (c->tied) return MF_OK;
+    add_part(m, m->layout.vocabulary);
+    add_rows(m, "lm_head.weight", -1, c->vocab, 1, 0);
+    return MF_OK;
+}
+
+mf_status mf_params_build(mf_model *m) {
+    MF_TRY(name_params(m));
     return pack(m);
 }
 
@@ -214,6 +220,23 @@ void mf_params_free(mf_model *m) {
 int64_t mf_params_elements(const mf_model *m, int shard) {
     const mf_part *last = &m->part[m->parts - 1];
     return last->offset[shard] + last->elements[shard];
+}
+
+mf_status mf_config_param_list(const mf_model_config *config, mf_named_shape **out, int *count) {
+    mf_status status = MF_OK;
+    mf_model m = {.config = *config, .layout = mf_layout_of(&(mf_mesh_spec){0})};
+    MF_GO(name_params(&m));
+    MF_GO(mf_host_alloc((size_t)m.params, sizeof **out, out));
+    for (*count = 0; *count < m.params; (*count)++) {
+        const mf_param *p = &m.param[*count];
+        mf_named_shape *shape = &(*out)[*count];
+        shape->rows = p->rows;
+        shape->cols = p->cols;
+        memcpy(shape->name, p->name, sizeof p->name);
+    }
+fail:
+    mf_params_free(&m);
+    return status;
 }
 
 /* Where a parameter's share begins in a packed shard. */

@@ -10,6 +10,8 @@
 /* checkpoint_manifest.c */
 enum { MF_MANIFEST_VERSION = 1, MF_PARTS_MOST = 1 << 20 };
 typedef struct mf_manifest {
+    bool converted; /* no run has begun: of what follows there are params, settings and files; of tensors,
+                       weights */
     char mesh[MF_LAYOUT_DESCRIPTION],
         layout[MF_LAYOUT_DESCRIPTION]; /* of the run that saved it, for people */
     mf_dtype type;
@@ -21,7 +23,7 @@ typedef struct mf_manifest {
     mf_checkpoint_progress progress;
     char *settings;   /* owned; NULL: none */
     mf_digest config; /* of config.json */
-    int parts;        /* one a rank */
+    int parts;        /* one a rank; of a converted one as many as its size asks for */
     mf_digest *part;  /* [parts], owned */
 } mf_manifest;
 void mf_manifest_free(mf_manifest *manifest);
@@ -55,14 +57,44 @@ typedef struct mf_piece {
 /* (*out)[*count], owned by the caller. */
 mf_status mf_pieces_make(const mf_optimizer_state *state, mf_piece **out, int *count);
 /* "weights/model.norm.weight@0,64": kind, parameter, first row and column. The caller frees *out. */
-mf_status mf_piece_name(const mf_optimizer_state *state, const mf_piece *piece, char **out);
+mf_status mf_piece_name(int kind, const char *param, int64_t first_row, int64_t first_col, char **out);
 /* The reverse; false where the name is none. *param points into name. */
 bool mf_piece_name_read(const char *name, int *kind, const char **param, size_t *param_length,
                         int64_t *first_row, int64_t *first_col);
 /* "[256, 64]", the whole tensor's shape, under which a part's metadata has it. */
-void mf_piece_shape(const mf_param_view *view, char out[48]);
+void mf_piece_shape(int64_t rows, int64_t cols, char out[48]);
 /* The name of the tensor that holds progress.step_s. */
 extern const char mf_step_times_name[];
+
+/* checkpoint_parts.c: a model's parameters, found by name. */
+typedef struct mf_param_names {
+    mf_named_shape *param;          /* [count] in the model's order, owned */
+    const mf_named_shape **by_name; /* [count] owned */
+    int count;
+} mf_param_names;
+mf_status mf_param_names_make(const mf_model_config *config, mf_param_names *out);
+void mf_param_names_free(mf_param_names *names);
+/* A tensor of a part: a rectangle of a whole parameter. */
+typedef struct mf_part_tensor {
+    const mf_tensor_info *tensor;
+    int param, kind; /* of names->param; of MF_ELEMENT_KINDS */
+    int64_t first_row, rows, first_col, cols;
+} mf_part_tensor;
+/* Believes nothing that the part says. path: the part's. MF_EFORMAT names it and the tensor. */
+mf_status mf_part_identify(const mf_param_names *names, const char *path, const mf_safetensors *part,
+                           const mf_tensor_info *tensor, mf_part_tensor *out);
+
+/* checkpoint_weights.c: the weights of a checkpoint, whole, out of the parts of any mesh. All parts are
+ * mapped. MF_EFORMAT names a part that does not fit `names`, which must outlive *out. */
+typedef struct mf_checkpoint_weights mf_checkpoint_weights;
+mf_status mf_checkpoint_weights_open(const mf_checkpoint *checkpoint, const mf_param_names *names,
+                                     mf_checkpoint_weights **out);
+/* Accepts NULL. */
+void mf_checkpoint_weights_close(mf_checkpoint_weights *weights);
+/* out: [n] f32, elements first .. first + n - 1 of a parameter, row after row. MF_EFORMAT when no part has
+ * one of them. */
+mf_status mf_checkpoint_weights_read(const mf_checkpoint_weights *weights, int param, int64_t first,
+                                     int64_t n, float *out);
 
 struct mf_checkpoint {
     char *path; /* owned */

@@ -14,6 +14,7 @@ void mf_checkpoint_close(mf_checkpoint *c) {
 
 const char *mf_checkpoint_path(const mf_checkpoint *c) { return c->path; }
 int64_t mf_checkpoint_step(const mf_checkpoint *c) { return c->manifest.progress.step; }
+bool mf_checkpoint_is_converted(const mf_checkpoint *c) { return c->manifest.converted; }
 const char *mf_checkpoint_settings(const mf_checkpoint *c) { return c->manifest.settings; }
 
 /* Where checkpoints may be, newest first. */
@@ -194,4 +195,30 @@ fail:
     mf_host_free(s.offsets);
     mf_host_free(s.verdict);
     return status;
+}
+
+typedef struct finding {
+    const char *folder;
+    const mf_checkpoint_observer *observer;
+    mf_checkpoint *found;
+} finding;
+
+static mf_status find_on_one(mf_world *world, void *argument) {
+    finding *f = argument;
+    mf_comm *alone = NULL;
+    MF_TRY(mf_comm_create(world, "world", &(int){0}, 1, &alone));
+    mf_status status = mf_checkpoint_find(alone, f->folder, f->observer, &f->found);
+    mf_comm_destroy(alone);
+    return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
+}
+
+mf_status mf_checkpoint_find_alone(const char *folder, const mf_checkpoint_observer *observer,
+                                   mf_checkpoint **out) {
+    finding f = {.folder = folder, .observer = observer};
+    mf_status status = mf_launch(&(mf_launch_options){.engine = "local", .ranks = 1}, find_on_one, &f);
+    *out = f.found;
+    if (!status) return MF_OK;
+    mf_error error = *mf_error_last();
+    error.rank = -1; /* the caller is no rank */
+    return mf_error_adopt(&error);
 }

@@ -2,8 +2,6 @@
  * mesh that wrote them. Parts are mapped, so that only what is taken is read. */
 #include "train/checkpoint.h"
 
-#include <jansson.h>
-#include <stdlib.h>
 #include <string.h>
 
 static int64_t sequences_of(const mf_train_options *o) {
@@ -16,6 +14,7 @@ mf_status mf_checkpoint_match(const mf_checkpoint *c, const mf_train_options *o,
     if (params != m->params)
         return MF_FAIL(MF_EINVAL, "--model: has %lld parameters, the checkpoint's run %lld",
                        (long long)params, (long long)m->params);
+    if (m->converted) return MF_OK;
     if (o->model.tokens != m->tokens)
         return MF_FAIL(MF_EINVAL, "--seq %lld: the checkpoint's run has %lld, and keeps it",
                        (long long)o->model.tokens, (long long)m->tokens);
@@ -53,24 +52,20 @@ typedef struct load {
     mf_optimizer_state state;
     mf_checkpoint_progress *progress;
     target target[MF_ELEMENT_KINDS];
-    mf_param_view *view; /* [params] sorted by name */
-    int params;
-    const char *path; /* of the part at work */
+    mf_param_names names;
 } load;
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(((const mf_param_view *)a)->name, ((const mf_param_view *)b)->name);
-}
-
-/* All cut weights are needed, in f32 where the gradients will be; of the moments those of what is updated. */
+/* All cut weights are needed, in f32 where the gradients will be; of the moments those of what is updated,
+ * where there was a run: else they stay zero. */
 static void set_targets(load *l) {
     const mf_model_state *s = &l->state.of_model;
+    bool moments = !l->checkpoint->manifest.converted;
     for (int kind = 0; kind < MF_ELEMENT_KINDS; kind++)
         l->target[kind] = (target){.cut = l->state.cut[kind],
                                    .first = s->first,
                                    .count = s->count,
                                    .replicated = l->state.replicated[kind],
-                                   .needed = s->count + s->replicated};
+                                   .needed = moments ? s->count + s->replicated : 0};
     target *weights = &l->target[MF_ELEMENT_WEIGHT];
     weights->cut = s->cut_grads;
     weights->first = 0;
@@ -78,66 +73,9 @@ static void set_targets(load *l) {
     weights->needed = s->cut + s->replicated;
 }
 
-static mf_status sort_views(load *l) {
-    l->params = mf_model_params(l->state.model);
-    MF_TRY(mf_host_alloc((size_t)l->params, sizeof *l->view, &l->view));
-    for (int i = 0; i < l->params; i++) l->view[i] = mf_model_param(l->state.model, i);
-    qsort(l->view, (size_t)l->params, sizeof *l->view, by_name);
-    return MF_OK;
-}
-
-static const mf_param_view *view_named(const load *l, const char *name, size_t length) {
-    int low = 0, high = l->params;
-    while (low < high) {
-        int middle = (low + high) / 2, order = strncmp(name, l->view[middle].name, length);
-        if (order == 0 && l->view[middle].name[length]) order = -1;
-        if (order == 0) return &l->view[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
-}
-
-/* A tensor of a part, and where it lies in the parameter. */
-typedef struct source {
-    const mf_tensor_info *tensor;
-    const mf_param_view *view;
-    int kind;
-    int64_t first_row, rows, first_col, cols;
-} source;
-
-static mf_status identify(const load *l, const mf_safetensors *part, const mf_tensor_info *t, source *out) {
-    const char *param = NULL, *stated = mf_safetensors_metadata(part, t->name);
-    size_t length = 0;
-    char shape[48];
-    *out = (source){.tensor = t};
-    if (!mf_piece_name_read(t->name, &out->kind, &param, &length, &out->first_row, &out->first_col))
-        return MF_FAIL(MF_EFORMAT, "%s: has a tensor %.100s, which is none of a checkpoint's", l->path,
-                       t->name);
-    out->view = view_named(l, param, length);
-    if (!out->view)
-        return MF_FAIL(MF_EFORMAT, "%s: has a tensor %.100s, which the model does not have", l->path,
-                       t->name);
-    mf_piece_shape(out->view, shape);
-    if (!stated || strcmp(stated, shape) != 0)
-        return MF_FAIL(MF_EFORMAT, "%s: tensor %.100s is of a tensor of shape %.40s, but the model's is %s",
-                       l->path, t->name, stated ? stated : "(none)", shape);
-    int dims = out->view->rows ? 2 : 1;
-    if (t->dims != dims || t->type != MF_FILE_F32)
-        return MF_FAIL(MF_EFORMAT, "%s: tensor %.100s is not a slice of %s in F32", l->path, t->name, shape);
-    out->rows = dims == 2 ? t->shape[0] : 1;
-    out->cols = t->shape[dims - 1];
-    bool inside = out->rows <= mf_max(out->view->rows, 1) - out->first_row &&
-                  out->cols <= out->view->cols - out->first_col;
-    if (!inside) return MF_FAIL(MF_EFORMAT, "%s: tensor %.100s leaves its %s", l->path, t->name, shape);
-    return MF_OK;
-}
-
 /* Columns first_col .. of a row of the parameter, of which the target may want a part. */
-static mf_status take_run(const source *s, target *to, int64_t row, int64_t first_col, int64_t cols) {
-    const mf_param_view *v = s->view;
+static mf_status take_run(const mf_part_tensor *s, const mf_param_view *v, target *to, int64_t row,
+                          int64_t first_col, int64_t cols) {
     int64_t first = v->offset + (row - v->first_row) * v->slice_cols + first_col - v->first_col;
     int64_t begin = v->replicated ? first : mf_max(first, to->first),
             end = v->replicated ? first + cols : mf_min(first + cols, to->first + to->count);
@@ -148,35 +86,35 @@ static mf_status take_run(const source *s, target *to, int64_t row, int64_t firs
 }
 
 /* Where the tensor and this rank's slice of the parameter meet. */
-static mf_status take(const source *s, target *to) {
-    const mf_param_view *v = s->view;
+static mf_status take(const mf_part_tensor *s, const mf_param_view *v, target *to) {
     int64_t row = mf_max(s->first_row, v->first_row),
             end_row = mf_min(s->first_row + s->rows, v->first_row + v->slice_rows);
     int64_t col = mf_max(s->first_col, v->first_col),
             end_col = mf_min(s->first_col + s->cols, v->first_col + v->slice_cols);
-    for (; row < end_row && col < end_col; row++) MF_TRY(take_run(s, to, row, col, end_col - col));
+    for (; row < end_row && col < end_col; row++) MF_TRY(take_run(s, v, to, row, col, end_col - col));
     return MF_OK;
 }
 
-static mf_status take_times(load *l, const mf_tensor_info *t) {
+static mf_status take_times(load *l, const char *path, const mf_tensor_info *t) {
     int64_t steps = l->checkpoint->manifest.progress.step;
     if (t->dims != 1 || t->shape[0] != steps || t->type != MF_FILE_F32)
-        return MF_FAIL(MF_EFORMAT, "%s: tensor %s does not have the times of %lld steps", l->path, t->name,
+        return MF_FAIL(MF_EFORMAT, "%s: tensor %s does not have the times of %lld steps", path, t->name,
                        (long long)steps);
     float *out = l->progress->step_s_out;
     return out ? mf_tensor_read(t, 0, 1, 0, steps, out) : MF_OK;
 }
 
-static mf_status take_part(load *l, const mf_safetensors *part) {
+static mf_status take_part(load *l, const char *path, const mf_safetensors *part) {
     for (int i = 0; i < mf_safetensors_count(part); i++) {
         const mf_tensor_info *t = mf_safetensors_at(part, i);
-        source s;
+        mf_part_tensor s;
         if (strcmp(t->name, mf_step_times_name) == 0) {
-            MF_TRY(take_times(l, t));
+            MF_TRY(take_times(l, path, t));
             continue;
         }
-        MF_TRY(identify(l, part, t, &s));
-        MF_TRY(take(&s, &l->target[s.kind]));
+        MF_TRY(mf_part_identify(&l->names, path, part, t, &s));
+        mf_param_view view = mf_model_param(l->state.model, s.param);
+        MF_TRY(take(&s, &view, &l->target[s.kind]));
     }
     return MF_OK;
 }
@@ -186,9 +124,8 @@ static mf_status open_part(load *l, int index) {
     char *path = NULL;
     mf_safetensors *part = NULL;
     MF_GO(mf_part_name(l->checkpoint->path, index, &path));
-    l->path = path;
     MF_GO(mf_safetensors_open(path, &part));
-    MF_GO(take_part(l, part));
+    MF_GO(take_part(l, path, part));
 fail:
     mf_safetensors_close(part);
     mf_host_free(path);
@@ -208,7 +145,7 @@ static mf_status check_complete(const load *l) {
 static mf_status load_all(load *l) {
     mf_comm *world = mf_model_world(l->state.model);
     int parts = l->checkpoint->manifest.parts;
-    MF_TRY(sort_views(l));
+    MF_TRY(mf_param_names_make(&mf_model_options_get(l->state.model)->config, &l->names));
     set_targets(l);
     /* Ranks begin at different parts, so that they don't all read one file at a time. */
     for (int i = 0; i < parts; i++) MF_TRY(open_part(l, (i + mf_comm_rank(world)) % parts));
@@ -221,7 +158,7 @@ mf_status mf_checkpoint_load(const mf_checkpoint *c, mf_optimizer *optimizer,
     load l = {.checkpoint = c, .state = mf_optimizer_state_get(optimizer), .progress = progress};
     MF_TRY(mf_barrier(mf_model_world(l.state.model))); /* no peer adds to own gradients */
     mf_status status = load_all(&l);
-    mf_host_free(l.view);
+    mf_param_names_free(&l.names);
     MF_TRY(mf_checkpoint_agree(mf_model_world(l.state.model), status));
     MF_TRY(mf_optimizer_adopt(optimizer));
     *l.state.updates = c->manifest.updates;

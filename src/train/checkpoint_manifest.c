@@ -52,6 +52,9 @@ static json_t *parts_json(const mf_manifest *m) {
 }
 
 static json_t *run_json(const mf_manifest *m) {
+    if (m->converted)
+        return json_pack("{s:b, s:i, s:I}", "converted", 1, "ranks", m->parts, "params",
+                         (json_int_t)m->params);
     return json_pack("{s:s, s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:s}", "mesh", m->mesh, "layout", m->layout,
                      "ranks", m->parts, "dtype", mf_dtype_name(m->type), "params", (json_int_t)m->params,
                      "seed", (json_int_t)m->seed, "seq", (json_int_t)m->tokens, "sequences",
@@ -66,7 +69,9 @@ static json_t *progress_json(const mf_manifest *m) {
                      real(p->loss_first), "loss_last", real(p->loss_last), "loss_eval", real(p->loss_eval));
 }
 
-static json_t *schedule_json(const mf_adam_options *a) {
+static json_t *schedule_json(const mf_manifest *m) {
+    const mf_adam_options *a = &m->adam;
+    if (m->converted) return json_null();
     return json_pack("{s:f, s:f, s:I, s:I}", "lr", (double)a->lr, "min_lr", (double)a->min_lr, "warmup",
                      (json_int_t)a->warmup, "steps", (json_int_t)a->steps);
 }
@@ -84,8 +89,8 @@ static json_t *to_json(const mf_manifest *m) {
     json_t *settings = m->settings ? json_loads(m->settings, 0, NULL) : json_null();
     return json_pack("{s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:o}", "format", format_name, "version",
                      MF_MANIFEST_VERSION, "run", run_json(m), "progress", progress_json(m), "schedule",
-                     schedule_json(&m->adam), "settings", settings, "config",
-                     file_json("config.json", m->config), "parts", parts_json(m));
+                     schedule_json(m), "settings", settings, "config", file_json("config.json", m->config),
+                     "parts", parts_json(m));
 }
 
 mf_status mf_manifest_write(const mf_manifest *m, const char *folder) {
@@ -183,6 +188,9 @@ static mf_status read_run(const reader *r, mf_manifest *out) {
     const char *mesh = NULL, *layout = NULL, *type = NULL;
     int64_t seed = 0;
     MF_TRY(read_object(r, r->root, "run", &run));
+    MF_TRY(read_integer(r, run, "params", 1, INT64_MAX, &out->params));
+    out->converted = json_is_true(json_object_get(run, "converted"));
+    if (out->converted) return MF_OK;
     MF_TRY(read_text(r, run, "mesh", &mesh));
     MF_TRY(read_text(r, run, "layout", &layout));
     MF_TRY(read_text(r, run, "dtype", &type));
@@ -191,7 +199,6 @@ static mf_status read_run(const reader *r, mf_manifest *out) {
     out->type = strcmp(type, mf_dtype_name(MF_BF16)) == 0 ? MF_BF16 : MF_F32;
     if (strcmp(type, mf_dtype_name(out->type)) != 0)
         return MF_FAIL(MF_EFORMAT, "%s: \"dtype\" is %.40s; f32 and bf16 are known", r->path, type);
-    MF_TRY(read_integer(r, run, "params", 1, INT64_MAX, &out->params));
     MF_TRY(read_integer(r, run, "seed", INT64_MIN, INT64_MAX, &seed));
     out->seed = (uint64_t)seed;
     MF_TRY(read_integer(r, run, "seq", 1, INT64_MAX, &out->tokens));

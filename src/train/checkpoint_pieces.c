@@ -80,9 +80,9 @@ mf_status mf_pieces_make(const mf_optimizer_state *o, mf_piece **out, int *count
     return MF_OK;
 }
 
-mf_status mf_piece_name(const mf_optimizer_state *o, const mf_piece *p, char **out) {
-    return mf_format(out, "%s/%s@%lld,%lld", kind_names[p->kind], mf_model_param(o->model, p->param).name,
-                     (long long)p->first_row, (long long)p->first_col);
+mf_status mf_piece_name(int kind, const char *param, int64_t first_row, int64_t first_col, char **out) {
+    return mf_format(out, "%s/%s@%lld,%lld", kind_names[kind], param, (long long)first_row,
+                     (long long)first_col);
 }
 
 static int kind_of(const char *name, size_t length) {
@@ -106,9 +106,9 @@ bool mf_piece_name_read(const char *name, int *kind, const char **param, size_t 
     return read && *kind >= 0 && row >= 0 && col >= 0;
 }
 
-void mf_piece_shape(const mf_param_view *v, char out[48]) {
-    if (v->rows)
-        snprintf(out, 48, "[%lld, %lld]", (long long)v->rows, (long long)v->cols);
+void mf_piece_shape(int64_t rows, int64_t cols, char out[48]) {
+    if (rows)
+        snprintf(out, 48, "[%lld, %lld]", (long long)rows, (long long)cols);
     else
-        snprintf(out, 48, "[%lld]", (long long)v->cols);
+        snprintf(out, 48, "[%lld]", (long long)cols);
 }

@@ -2,6 +2,7 @@
  * rank adds the manifest and gives the folder its name. Whenever it ends, there is a whole checkpoint or
  * none. */
 #include "io/file.h"
+#include "io/safetensors.h"
 #include "io/tensor_stream.h"
 #include "train/checkpoint.h"
 
@@ -21,16 +22,16 @@ typedef struct save {
     const mf_checkpoint_progress *progress;
     mf_optimizer_state state;
     mf_comm *world;
-    bool first;           /* this is rank 0 */
-    char *draft, *path;   /* the folder, before and after */
-    char *part;           /* this rank's file */
-    mf_piece *piece;      /* [pieces] of this rank */
-    int pieces, tensors;  /* rank 0 has one tensor more: how long steps took */
-    char **name;          /* [tensors] */
-    mf_tensor_spec *spec; /* [tensors] */
-    json_t *shapes;       /* of the whole tensors, by name */
-    mf_digest *all;       /* [ranks] every rank's part */
-    bool may_publish;     /* rank 0 may have heard that all parts are written */
+    bool first;             /* this is rank 0 */
+    char *draft, *path;     /* the folder, before and after */
+    char *part;             /* this rank's file */
+    mf_piece *piece;        /* [pieces] of this rank */
+    int pieces, tensors;    /* rank 0 has one tensor more: how long steps took */
+    char **name;            /* [tensors] */
+    mf_tensor_info *tensor; /* [tensors] */
+    json_t *shapes;         /* of the whole tensors, by name */
+    mf_digest *all;         /* [ranks] every rank's part */
+    bool may_publish;       /* rank 0 may have heard that all parts are written */
 } save;
 
 static mf_status set_shape(save *s, const char *name, const char *shape) {
@@ -43,18 +44,19 @@ static mf_status describe_piece(save *s, int i) {
     const mf_piece *p = &s->piece[i];
     mf_param_view v = mf_model_param(s->state.model, p->param);
     char shape[48];
-    MF_TRY(mf_piece_name(&s->state, p, &s->name[i]));
-    s->spec[i] = (mf_tensor_spec){.name = s->name[i], .rows = v.rows ? p->rows : 0, .cols = p->cols};
-    mf_piece_shape(&v, shape);
+    MF_TRY(mf_piece_name(p->kind, v.name, p->first_row, p->first_col, &s->name[i]));
+    mf_tensor_spec spec = {.name = s->name[i], .rows = v.rows ? p->rows : 0, .cols = p->cols};
+    MF_TRY(mf_tensor_describe(&spec, MF_F32, &s->tensor[i]));
+    mf_piece_shape(v.rows, v.cols, shape);
     return set_shape(s, s->name[i], shape);
 }
 
 static mf_status describe_times(save *s) {
-    mf_param_view whole = {.cols = s->progress->step};
     char shape[48];
     MF_TRY(mf_host_strdup(mf_step_times_name, &s->name[s->pieces]));
-    s->spec[s->pieces] = (mf_tensor_spec){.name = s->name[s->pieces], .cols = whole.cols};
-    mf_piece_shape(&whole, shape);
+    mf_tensor_spec spec = {.name = s->name[s->pieces], .cols = s->progress->step};
+    MF_TRY(mf_tensor_describe(&spec, MF_F32, &s->tensor[s->pieces]));
+    mf_piece_shape(0, s->progress->step, shape);
     return set_shape(s, mf_step_times_name, shape);
 }
 
@@ -62,7 +64,7 @@ static mf_status describe_part(save *s) {
     MF_TRY(mf_pieces_make(&s->state, &s->piece, &s->pieces));
     s->tensors = s->pieces + (s->first && s->progress->step_s);
     MF_TRY(mf_host_alloc((size_t)s->tensors, sizeof *s->name, &s->name));
-    MF_TRY(mf_host_alloc((size_t)s->tensors, sizeof *s->spec, &s->spec));
+    MF_TRY(mf_host_alloc((size_t)s->tensors, sizeof *s->tensor, &s->tensor));
     s->shapes = json_object();
     if (!s->shapes) return MF_FAIL(MF_ENOMEM, "no memory for the shapes of a checkpoint's tensors");
     for (int i = 0; i < s->pieces; i++) MF_TRY(describe_piece(s, i));
@@ -72,10 +74,11 @@ static mf_status describe_part(save *s) {
 static mf_status write_part(save *s, mf_digest *digest) {
     mf_status status = MF_OK;
     mf_tensor_stream *stream = NULL;
-    MF_GO(mf_tensor_stream_open(s->part, s->spec, s->tensors, s->shapes, &stream));
+    MF_GO(mf_tensor_stream_open(s->part, s->tensor, s->tensors, s->shapes, &stream));
     for (int i = 0; i < s->pieces; i++)
-        MF_GO(mf_tensor_stream_write(stream, s->piece[i].values, s->piece[i].rows * s->piece[i].cols));
-    if (s->tensors > s->pieces) MF_GO(mf_tensor_stream_write(stream, s->progress->step_s, s->progress->step));
+        MF_GO(mf_tensor_stream_write(stream, s->piece[i].values, s->tensor[i].bytes));
+    if (s->tensors > s->pieces)
+        MF_GO(mf_tensor_stream_write(stream, s->progress->step_s, s->tensor[s->pieces].bytes));
     MF_GO(mf_tensor_stream_finish(stream, digest));
 fail:
     mf_tensor_stream_close(stream);
@@ -187,7 +190,7 @@ static mf_status names(save *s) {
 static void free_all(save *s) {
     for (int i = 0; s->name && i < s->tensors; i++) mf_host_free(s->name[i]);
     mf_host_free(s->name);
-    mf_host_free(s->spec);
+    mf_host_free(s->tensor);
     mf_host_free(s->piece);
     mf_host_free(s->all);
     json_decref(s->shapes);

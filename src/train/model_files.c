@@ -1,5 +1,5 @@
 /* model_files.c: a model to and from a Hugging Face folder, each rank its own slices. */
-#include "meshfold/train.h"
+#include "train/model_files.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -21,7 +21,7 @@ static shape_text describe(int dims, const int64_t *shape) {
     return out;
 }
 
-static mf_status check_param(const mf_tensor_set *files, const mf_param_view *v) {
+static mf_status check_param(const mf_tensor_set *files, const mf_named_shape *v) {
     const char *path = mf_tensor_set_path(files);
     const mf_tensor_info *t = mf_tensor_set_find(files, v->name);
     int64_t matrix[] = {v->rows, v->cols};
@@ -44,12 +44,11 @@ static bool is_spare(const char *name) {
 }
 
 /* What the file has beyond the model was trained with the rest: without it the rest is worth little. */
-static mf_status check_nothing_more(mf_model *model, const mf_tensor_set *files) {
+static mf_status check_nothing_more(const mf_named_shape *params, int count, const mf_tensor_set *files) {
     const mf_tensor_info *t;
     for (int i = 0; (t = mf_tensor_set_at(files, i)); i++) {
         bool known = is_spare(t->name);
-        for (int p = 0; p < mf_model_params(model) && !known; p++)
-            known = strcmp(mf_model_param(model, p).name, t->name) == 0;
+        for (int p = 0; p < count && !known; p++) known = strcmp(params[p].name, t->name) == 0;
         if (!known)
             return MF_FAIL(MF_EFORMAT, "%s: has a tensor %.200s, which the model does not have",
                            mf_tensor_set_path(files), t->name);
@@ -57,13 +56,22 @@ static mf_status check_nothing_more(mf_model *model, const mf_tensor_set *files)
     return MF_OK;
 }
 
-static mf_status open_checked(mf_model *model, const char *folder, mf_tensor_set **out) {
-    MF_TRY(mf_tensor_set_open(folder, out));
-    for (int i = 0; i < mf_model_params(model); i++) {
-        mf_param_view v = mf_model_param(model, i);
-        MF_TRY(check_param(*out, &v));
-    }
-    return check_nothing_more(model, *out);
+mf_status mf_model_files_open(const mf_model_config *config, const char *folder, mf_tensor_set **out) {
+    mf_status status = MF_OK;
+    mf_named_shape *params = NULL;
+    mf_tensor_set *files = NULL;
+    int count = 0;
+    *out = NULL;
+    MF_GO(mf_config_param_list(config, &params, &count));
+    MF_GO(mf_tensor_set_open(folder, &files));
+    for (int i = 0; i < count; i++) MF_GO(check_param(files, &params[i]));
+    MF_GO(check_nothing_more(params, count, files));
+    *out = files;
+    files = NULL;
+fail:
+    mf_tensor_set_close(files);
+    mf_host_free(params);
+    return status;
 }
 
 static mf_status read_slices(mf_model *model, const mf_tensor_set *files, float *master) {
@@ -81,9 +89,10 @@ static mf_status read_slices(mf_model *model, const mf_tensor_set *files, float 
 /* One looks first: what is wrong with a file that all ranks see is found, and said, once. */
 static mf_status open_together(mf_model *model, const char *folder, mf_tensor_set **out) {
     mf_comm *comm = mf_model_world(model);
-    if (mf_comm_rank(comm) == 0) MF_TRY(open_checked(model, folder, out));
+    const mf_model_config *config = &mf_model_options_get(model)->config;
+    if (mf_comm_rank(comm) == 0) MF_TRY(mf_model_files_open(config, folder, out));
     MF_TRY(mf_barrier(comm));
-    return *out ? MF_OK : open_checked(model, folder, out);
+    return *out ? MF_OK : mf_model_files_open(config, folder, out);
 }
 
 mf_status mf_model_load(mf_model *model, const char *folder, float *master) {
@@ -216,7 +225,7 @@ static const char *const companions[] = {"tokenizer.json",
                                          "chat_template.jinja",
                                          "added_tokens.json"};
 
-static mf_status copy_file(const char *from, const char *to) {
+mf_status mf_file_copy(const char *from, const char *to) {
     char *content = NULL;
     size_t bytes = 0;
     MF_TRY(mf_file_read(from, &content, &bytes));
@@ -240,7 +249,7 @@ fail:
 
 mf_status mf_model_carry(const char *from, const char *to) {
     for (size_t i = 0; i < sizeof companions / sizeof *companions; i++)
-        MF_TRY(carry_one(from, to, companions[i], copy_file));
+        MF_TRY(carry_one(from, to, companions[i], mf_file_copy));
     return carry_one(from, to, "config.json", mf_config_carry);
 }
 
