@@ -2,116 +2,100 @@
  * row after row as they lie, by all heads. Each thread has an even share of the rows; their results are
  * merged. */
 #include "device/cpu/attention_tile.h"
+#include "device/cpu/lanes.h"
 
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
-/* Rows whose scores are found before their values are read; and those that a head meets at once. */
-enum { BLOCK = 32, AT_ONCE = 4 };
+/* Rows whose scores are found before their values are read; rows that are copied, and heads that meet them,
+ * at once. */
+enum { BLOCK = 64, AT_ONCE = 16, HEADS = 4, LINE = 64 };
 
 bool mf_cpu_attention_is_single(const mf_attention_args *a) {
     return a->tokens == 1 && a->query_chunks == 1 && a->queries[0].rows == 1 && !a->merge;
 }
 
-/* What a thread has of all heads: sums [heads, head_dim], then each head's largest score, weight, and a block
- * of scores; and the query in f32. */
-static int64_t lane_elements(const mf_attention_args *a) { return a->heads * (2 * a->head_dim + 2 + BLOCK); }
+/* What a thread has, in f32: sums and queries of all heads, AT_ONCE rows of a key head, and each head's
+ * largest score, weight, and a block of scores. */
+static int64_t lane_elements(const mf_attention_args *a) {
+    int64_t elements = a->heads * (2 * a->head_dim + 2 + BLOCK) + AT_ONCE * a->head_dim;
+    return mf_ceil_div(elements, MF_LANES) * MF_LANES;
+}
 
 size_t mf_cpu_attention_single_bytes(const mf_attention_args *a, int threads) {
     return (size_t)(lane_elements(a) * threads) * sizeof(float);
 }
 
 typedef struct lane {
-    float *sum, *q, *top, *weight, *score;
+    float *sum, *q, *row, *top, *weight, *score;
 } lane;
 
 static lane lane_of(const mf_attention_args *a, float *workspace, int thread) {
     int64_t values = a->heads * a->head_dim;
     float *at = workspace + thread * lane_elements(a);
+    float *heads = at + 2 * values + AT_ONCE * a->head_dim;
     return (lane){.sum = at,
                   .q = at + values,
-                  .top = at + 2 * values,
-                  .weight = at + 2 * values + a->heads,
-                  .score = at + 2 * values + 2 * a->heads};
+                  .row = at + 2 * values,
+                  .top = heads,
+                  .weight = heads + a->heads,
+                  .score = heads + 2 * a->heads};
 }
 
-/* Not inlined: gcc 12 would leave them scalar. Scores of AT_ONCE rows at distance ld. */
-__attribute__((noinline)) static void dots_f32(const float *restrict q, const float *restrict k, int64_t ld,
-                                               int64_t d, float out[AT_ONCE]) {
-    float s = 0, t = 0, u = 0, v = 0;
-#pragma omp simd reduction(+ : s, t, u, v)
-    for (int64_t i = 0; i < d; i++) {
-        s += q[i] * k[i];
-        t += q[i] * k[ld + i];
-        u += q[i] * k[2 * ld + i];
-        v += q[i] * k[3 * ld + i];
-    }
-    out[0] = s, out[1] = t, out[2] = u, out[3] = v;
-}
-
-__attribute__((noinline)) static void dots_bf16(const float *restrict q, const uint16_t *restrict k,
-                                                int64_t ld, int64_t d, float out[AT_ONCE]) {
-    float s = 0, t = 0, u = 0, v = 0;
-#pragma omp simd reduction(+ : s, t, u, v) simdlen(16)
-    for (int64_t i = 0; i < d; i++) {
-        s += q[i] * mf_f32_from_bf16(k[i]);
-        t += q[i] * mf_f32_from_bf16(k[ld + i]);
-        u += q[i] * mf_f32_from_bf16(k[2 * ld + i]);
-        v += q[i] * mf_f32_from_bf16(k[3 * ld + i]);
-    }
-    out[0] = s, out[1] = t, out[2] = u, out[3] = v;
-}
-
-/* o += the rows' values, each by its weight. */
-static void add_f32(float *restrict o, const float *restrict v, int64_t ld, int64_t d,
-                    const float w[AT_ONCE]) {
-#pragma omp simd
-    for (int64_t i = 0; i < d; i++)
-        o[i] += w[0] * v[i] + w[1] * v[ld + i] + w[2] * v[2 * ld + i] + w[3] * v[3 * ld + i];
-}
-
-static void add_bf16(float *restrict o, const uint16_t *restrict v, int64_t ld, int64_t d,
-                     const float w[AT_ONCE]) {
-#pragma omp simd simdlen(16)
-    for (int64_t i = 0; i < d; i++)
-        o[i] += w[0] * mf_f32_from_bf16(v[i]) + w[1] * mf_f32_from_bf16(v[ld + i]) +
-                w[2] * mf_f32_from_bf16(v[2 * ld + i]) + w[3] * mf_f32_from_bf16(v[3 * ld + i]);
-}
-
-/* Some rows of a chunk: fewer than AT_ONCE are taken one by one, by a distance of 0 that reads none beyond.
- */
+/* Some rows of a key head, and the heads that read it. */
 typedef struct rows {
-    const char *k, *v; /* the first, at the call's first key head */
-    int64_t count, ld;
+    const char *k, *v;   /* the first */
+    int64_t count, step; /* bytes from row to row */
+    int64_t head, heads;
 } rows;
 
-static const void *at_head(const mf_attention_args *a, const char *base, int64_t row, int64_t ld,
-                           int64_t head) {
-    int64_t kv = (a->first_head + head) / a->group - a->first_kv_head;
-    return base + (row * ld + kv * a->head_dim) * (int64_t)mf_dtype_bytes(a->type);
+/* Rows `row` and on of k or v, AT_ONCE of them or, at the end, zeros behind the last, to l->row. */
+static void copy_rows(const mf_attention_args *a, const lane *l, const char *base, const rows *r,
+                      int64_t row) {
+    int64_t d = a->head_dim, n = mf_min(AT_ONCE, r->count - row);
+    for (int64_t i = 0; i < n; i++) {
+        const char *from = base + (row + i) * r->step;
+        if (a->type == MF_F32)
+            memcpy(l->row + i * d, from, (size_t)d * sizeof(float));
+        else
+            mf_cpu_row_widen(l->row + i * d, (const uint16_t *)(const void *)from, d);
+    }
+    memset(l->row + n * d, 0, (size_t)((AT_ONCE - n) * d) * sizeof(float));
+}
+
+/* Rows come too far apart for the processor to foresee them: those that are copied next are sent for while
+ * some are met. What is behind the last is not there, which does no harm. */
+static void send_for(const mf_attention_args *a, const rows *r, const char *next) {
+    int64_t bytes = a->head_dim * (int64_t)mf_dtype_bytes(a->type);
+    for (int64_t i = 0; i < AT_ONCE; i++)
+        for (int64_t at = 0; at < bytes; at += LINE) __builtin_prefetch(next + i * r->step + at);
+}
+
+/* Scores of l->row; behind the last row some are written too, and not read. */
+static void score(const mf_attention_args *a, const lane *l, const rows *r, int64_t row) {
+    int64_t d = a->head_dim, head = r->head, end = r->head + r->heads;
+    for (; head + HEADS <= end; head += HEADS)
+        for (int64_t i = 0; i < AT_ONCE; i += 4)
+            mf_lanes_dots(HEADS, l->q + head * d, d, l->row + i * d, d, d, l->score + head * BLOCK + row + i,
+                          BLOCK);
+    for (; head < end; head++)
+        for (int64_t i = 0; i < AT_ONCE; i += 4)
+            mf_lanes_dots(1, l->q + head * d, d, l->row + i * d, d, d, l->score + head * BLOCK + row + i,
+                          BLOCK);
 }
 
 static void find_scores(const mf_attention_args *a, const lane *l, const rows *r) {
     for (int64_t row = 0; row < r->count; row += AT_ONCE) {
-        int64_t n = mf_min(AT_ONCE, r->count - row), step = n == AT_ONCE ? AT_ONCE : 1;
-        for (int64_t i = 0; i < n; i += step)
-            for (int64_t head = 0; head < a->heads; head++) {
-                const void *k = at_head(a, r->k, row + i, r->ld, head);
-                const float *q = l->q + head * a->head_dim;
-                float out[AT_ONCE];
-                if (a->type == MF_F32)
-                    dots_f32(q, k, step > 1 ? r->ld : 0, a->head_dim, out);
-                else
-                    dots_bf16(q, k, step > 1 ? r->ld : 0, a->head_dim, out);
-                memcpy(l->score + head * BLOCK + row + i, out, (size_t)step * sizeof *out);
-            }
+        copy_rows(a, l, r->k, r, row);
+        send_for(a, r, row + AT_ONCE < r->count ? r->k + (row + AT_ONCE) * r->step : r->v);
+        score(a, l, r, row);
     }
 }
 
 static void find_weights(const mf_attention_args *a, const lane *l, const rows *r) {
     float factor = a->scale * MF_CPU_LOG2E;
-    for (int64_t head = 0; head < a->heads; head++) {
+    for (int64_t head = r->head; head < r->head + r->heads; head++) {
         float *score = l->score + head * BLOCK;
         float top = mf_cpu_row_largest(score, r->count, factor);
         if (!(top > l->top[head])) top = l->top[head];
@@ -122,35 +106,47 @@ static void find_weights(const mf_attention_args *a, const lane *l, const rows *
     }
 }
 
-static void add_values(const mf_attention_args *a, const lane *l, const rows *r) {
+static void add(const mf_attention_args *a, const lane *l, const rows *r, int64_t row) {
+    int64_t d = a->head_dim, n = mf_min(AT_ONCE, r->count - row), head = r->head, end = r->head + r->heads;
+    const float *weight = l->score + row;
+    for (; head + HEADS <= end; head += HEADS)
+        mf_lanes_add(HEADS, l->sum + head * d, d, l->row, d, n, d, weight + head * BLOCK, BLOCK);
+    for (; head < end; head++)
+        mf_lanes_add(1, l->sum + head * d, d, l->row, d, n, d, weight + head * BLOCK, BLOCK);
+}
+
+/* next: keys that come after these values. */
+static void add_values(const mf_attention_args *a, const lane *l, const rows *r, const char *next) {
     for (int64_t row = 0; row < r->count; row += AT_ONCE) {
-        int64_t n = mf_min(AT_ONCE, r->count - row), step = n == AT_ONCE ? AT_ONCE : 1;
-        for (int64_t i = 0; i < n; i += step)
-            for (int64_t head = 0; head < a->heads; head++) {
-                const void *v = at_head(a, r->v, row + i, r->ld, head);
-                float *o = l->sum + head * a->head_dim, one[AT_ONCE] = {l->score[head * BLOCK + row + i]};
-                const float *w = step > 1 ? l->score + head * BLOCK + row : one;
-                if (a->type == MF_F32)
-                    add_f32(o, v, step > 1 ? r->ld : 0, a->head_dim, w);
-                else
-                    add_bf16(o, v, step > 1 ? r->ld : 0, a->head_dim, w);
-            }
+        copy_rows(a, l, r->v, r, row);
+        send_for(a, r, row + AT_ONCE < r->count ? r->v + (row + AT_ONCE) * r->step : next);
+        add(a, l, r, row);
+    }
+}
+
+/* Rows at k and v of all key heads. */
+static void meet_block(const mf_attention_args *a, const lane *l, const char *k, const char *v, int64_t count,
+                       int64_t step) {
+    int64_t head_bytes = a->head_dim * (int64_t)mf_dtype_bytes(a->type);
+    for (int64_t kv = 0; kv < a->kv_heads; kv++) {
+        rows r = {.k = k + kv * head_bytes, .v = v + kv * head_bytes, .count = count, .step = step};
+        int64_t end = 0;
+        mf_cpu_attention_heads(a, kv, &r.head, &end);
+        r.heads = end - r.head;
+        find_scores(a, l, &r);
+        find_weights(a, l, &r);
+        add_values(a, l, &r, kv + 1 < a->kv_heads ? r.k + head_bytes : k + count * step);
     }
 }
 
 /* Rows first .. end - 1 of what the query sees of a chunk. */
 static void meet_chunk(const mf_attention_args *a, const lane *l, const mf_key_chunk *chunk, int64_t batch,
                        int64_t first, int64_t end) {
-    size_t size = mf_dtype_bytes(a->type);
+    int64_t size = (int64_t)mf_dtype_bytes(a->type), step = chunk->ld * size;
     for (; first < end; first += BLOCK) {
-        int64_t at = batch * chunk->batch_ld + first * chunk->ld;
-        rows r = {.k = (const char *)chunk->k + (size_t)at * size,
-                  .v = (const char *)chunk->v + (size_t)at * size,
-                  .count = mf_min(BLOCK, end - first),
-                  .ld = chunk->ld};
-        find_scores(a, l, &r);
-        find_weights(a, l, &r);
-        add_values(a, l, &r);
+        int64_t at = batch * chunk->batch_ld * size + first * step;
+        meet_block(a, l, (const char *)chunk->k + at, (const char *)chunk->v + at, mf_min(BLOCK, end - first),
+                   step);
     }
 }
 
@@ -188,10 +184,11 @@ static void begin_lane(const mf_attention_args *a, const lane *l, int64_t batch)
         int64_t at = batch * a->q_ld + head * d;
         l->top[head] = -INFINITY;
         l->weight[head] = 0;
-        if (a->type == MF_F32)
+        if (a->type == MF_F32) {
             memcpy(l->q + head * d, (const float *)a->q + at, (size_t)d * sizeof(float));
-        else
-            mf_cpu_row_widen(l->q + head * d, (const uint16_t *)a->q + at, d);
+            continue;
+        }
+        mf_cpu_row_widen(l->q + head * d, (const uint16_t *)a->q + at, d);
     }
 }
 

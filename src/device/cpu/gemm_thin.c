@@ -2,12 +2,13 @@
  * be read. Four of its rows at a time, which keeps four streams from memory busy, meet every input row before
  * the next four come. */
 #include "device/cpu/cpu.h"
+#include "device/cpu/lanes.h"
 
-enum { MOST_ROWS = 4, AT_ONCE = 4 };
+enum { MOST_ROWS = 4, AT_ONCE = 4, SPAN = 8 * 2 * MF_LANES, LINE = 64 };
 
 struct mf_cpu_thin {
     mf_memory *memory;
-    mf_buffer inputs; /* [m, k] f32, where they are bf16 */
+    mf_buffer inputs; /* [m, k] f32, paired (lanes.h), where they are bf16 */
 };
 
 mf_status mf_cpu_thin_create(mf_device *device, mf_cpu_thin **out) {
@@ -34,39 +35,37 @@ mf_status mf_cpu_reserve_thin(mf_device *device, const mf_gemm_args *g) {
     return mf_buffer_alloc(thin->memory, MF_WORKSPACE, bytes, "inputs of a thin product", &thin->inputs);
 }
 
-/* Not inlined: gcc 12 would leave them scalar. */
-__attribute__((noinline)) static void dots_f32(const float *restrict x, const float *restrict w, int64_t ld,
-                                               int64_t k, float out[AT_ONCE]) {
-    float a = 0, b = 0, c = 0, d = 0;
-#pragma omp simd reduction(+ : a, b, c, d)
-    for (int64_t i = 0; i < k; i++) {
-        a += x[i] * w[i];
-        b += x[i] * w[ld + i];
-        c += x[i] * w[2 * ld + i];
-        d += x[i] * w[3 * ld + i];
-    }
-    out[0] = a, out[1] = b, out[2] = c, out[3] = d;
+static const char *at(const mf_gemm_args *g, int64_t row, int64_t col) {
+    return (const char *)g->b.data + (row * g->b.ld + col) * (int64_t)mf_dtype_bytes(g->b.type);
 }
 
-__attribute__((noinline)) static void dots_bf16(const float *restrict x, const uint16_t *restrict w,
-                                                int64_t ld, int64_t k, float out[AT_ONCE]) {
-    float a = 0, b = 0, c = 0, d = 0;
-#pragma omp simd reduction(+ : a, b, c, d) simdlen(16)
-    for (int64_t i = 0; i < k; i++) {
-        a += x[i] * mf_f32_from_bf16(w[i]);
-        b += x[i] * mf_f32_from_bf16(w[ld + i]);
-        c += x[i] * mf_f32_from_bf16(w[2 * ld + i]);
-        d += x[i] * mf_f32_from_bf16(w[3 * ld + i]);
-    }
-    out[0] = a, out[1] = b, out[2] = c, out[3] = d;
+static void send_for(const mf_gemm_args *g, int64_t row, int64_t col, int64_t cols) {
+    int64_t bytes = cols * (int64_t)mf_dtype_bytes(g->b.type);
+    for (int64_t i = 0; i < bytes; i += LINE)
+        for (int64_t r = row; r < row + AT_ONCE; r++) __builtin_prefetch(at(g, r, col) + i);
 }
 
-static void dots(const mf_gemm_args *g, const float *x, int64_t row, int64_t ld, float out[AT_ONCE]) {
-    int64_t at = row * g->b.ld;
+/* out += of columns col .. col + cols - 1, rows at distance ld. */
+static void add_span(const mf_gemm_args *g, const float *x, int64_t row, int64_t ld, int64_t col,
+                     int64_t cols, float out[AT_ONCE]) {
+    float some[AT_ONCE];
+    const void *w = at(g, row, col);
     if (g->b.type == MF_F32)
-        dots_f32(x, (const float *)g->b.data + at, ld, g->k, out);
+        mf_lanes_dots(1, x + col, 0, w, ld, cols, some, 0);
     else
-        dots_bf16(x, (const uint16_t *)g->b.data + at, ld, g->k, out);
+        mf_lanes_dots_bf16(x + col, w, ld, cols, some);
+    for (int i = 0; i < AT_ONCE; i++) out[i] += some[i];
+}
+
+/* The rows' products with one input row; ahead: the next rows are sent for. */
+static void dots(const mf_gemm_args *g, const float *x, int64_t row, int64_t ld, bool ahead,
+                 float out[AT_ONCE]) {
+    for (int i = 0; i < AT_ONCE; i++) out[i] = 0;
+    for (int64_t col = 0; col < g->k; col += SPAN) {
+        int64_t cols = mf_min(SPAN, g->k - col);
+        if (ahead) send_for(g, row + AT_ONCE, col, cols);
+        add_span(g, x, row, ld, col, cols, out);
+    }
 }
 
 static void write(const mf_gemm_args *g, int64_t at, float value) {
@@ -82,11 +81,12 @@ static void write(const mf_gemm_args *g, int64_t at, float value) {
 static void block(const mf_gemm_args *g, const float *inputs, int64_t ld, int64_t row) {
     int64_t rows = mf_min(AT_ONCE, g->n - row);
     float out[AT_ONCE];
+    bool ahead = row + 2 * AT_ONCE <= g->n;
     for (int64_t i = 0; i < g->m; i++) {
         const float *x = inputs + i * ld;
-        if (rows == AT_ONCE) dots(g, x, row, g->b.ld, out);
+        if (rows == AT_ONCE) dots(g, x, row, g->b.ld, ahead && i == 0, out);
         for (int64_t j = 0; j < rows; j++) {
-            if (rows < AT_ONCE) dots(g, x, row + j, 0, out);
+            if (rows < AT_ONCE) dots(g, x, row + j, 0, false, out);
             write(g, i * g->c_ld + row + j, rows < AT_ONCE ? out[0] : out[j]);
         }
     }
@@ -106,6 +106,7 @@ mf_status mf_cpu_gemm_thin(mf_device *device, const mf_gemm_args *g) {
                               .out_ld = g->k,
                               .out_type = MF_F32};
         MF_TRY(mf_cpu_cast(device, &widen));
+        for (int64_t i = 0; i < g->m; i++) mf_lanes_pair((float *)widen.out + i * g->k, g->k);
         inputs = widen.out;
         ld = g->k;
     }

@@ -35,12 +35,19 @@ mf_status mf_cpu_adamw(mf_device *device, const mf_adamw_args *a) {
     return MF_OK;
 }
 
-/* Not inlined: gcc 12 would leave it scalar. */
+/* Four streams from memory are faster than one. Not inlined: gcc 12 would leave it scalar. */
 __attribute__((noinline)) static double block_squares(const float *x, int64_t n) {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
-    return sum;
+    double a = 0, b = 0, c = 0, d = 0;
+    int64_t quarter = n / 4;
+#pragma omp simd reduction(+ : a, b, c, d)
+    for (int64_t i = 0; i < quarter; i++) {
+        a += (double)x[i] * (double)x[i];
+        b += (double)x[quarter + i] * (double)x[quarter + i];
+        c += (double)x[2 * quarter + i] * (double)x[2 * quarter + i];
+        d += (double)x[3 * quarter + i] * (double)x[3 * quarter + i];
+    }
+    for (int64_t i = 4 * quarter; i < n; i++) a += (double)x[i] * (double)x[i];
+    return a + b + c + d;
 }
 
 mf_status mf_cpu_sum_squares(mf_device *device, int64_t n, const float *x, double *sum) {
