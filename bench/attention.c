@@ -1,5 +1,5 @@
-/* attention.c: forward and backward attention in GFLOP/s of causal pairs, beside oneDNN's rate on a square
- * product. */
+/* attention.c: forward and backward attention in GFLOP/s of the pairs that are seen, beside oneDNN's rate on
+ * a square product; and what documents of one length save. */
 #include "meshfold/device.h"
 
 #include <dnnl.h>
@@ -84,9 +84,13 @@ static double seconds(mf_device *device, const mf_attention_args *args,
     return best;
 }
 
-static void attention_rates(mf_memory *memory, mf_dtype type, int64_t d, int threads, double square) {
+/* document: its tokens, which divide the sequence. */
+static void attention_rates(mf_memory *memory, mf_dtype type, int64_t d, int threads, int document,
+                            double square) {
+    int32_t begins[SEQUENCE];
     mf_device *device = NULL;
     mf_buffer buffer[10];
+    for (int i = 0; i < SEQUENCE; i++) begins[i] = i / document * document;
     int64_t q = SEQUENCE * HEADS * d, kv = SEQUENCE * KV_HEADS * d, rows = SEQUENCE * HEADS;
     check(mf_device_create("cpu", memory, threads, &device), "device");
     mf_query_chunk queries = {SEQUENCE, 0, 0};
@@ -104,6 +108,7 @@ static void attention_rates(mf_memory *memory, mf_dtype type, int64_t d, int thr
                               .group = HEADS / KV_HEADS,
                               .kv_heads = KV_HEADS,
                               .head_dim = d,
+                              .first_key = document < SEQUENCE ? begins : NULL,
                               .scale = 1 / sqrtf((float)d),
                               .query_chunks = 1,
                               .key_chunks = 1,
@@ -120,11 +125,12 @@ static void attention_rates(mf_memory *memory, mf_dtype type, int64_t d, int thr
                               .delta = random_tensor(memory, "delta", rows, MF_F32, &buffer[8]),
                               .dq = random_tensor(memory, "dq", q, MF_F32, &buffer[9]),
                               .dq_ld = HEADS * d};
-    double pairs = 0.5 * SEQUENCE * (SEQUENCE + 1) * HEADS * (double)d * 1e-9;
-    double forward = 4 * pairs / seconds(device, &args, mf_attention_forward);
-    double backward = 10 * pairs / seconds(device, &args, mf_attention_backward);
-    printf("%-4s  %3lld  %7d  %9.1f  %7.1f  %5.2f  %8.1f  %5.2f\n", mf_dtype_name(type), (long long)d,
-           threads, square, forward, forward / square, backward, backward / square);
+    double pairs = 0.5 * SEQUENCE * (document + 1) * HEADS * (double)d * 1e-9;
+    double forward_s = seconds(device, &args, mf_attention_forward), forward = 4 * pairs / forward_s;
+    double backward_s = seconds(device, &args, mf_attention_backward), backward = 10 * pairs / backward_s;
+    printf("%-4s  %3lld  %7d  %8d  %11.1f  %7.1f  %5.2f  %7.2f  %8.1f  %5.2f  %7.2f\n", mf_dtype_name(type),
+           (long long)d, threads, document, square, forward, forward / square, 1e3 * forward_s, backward,
+           backward / square, 1e3 * backward_s);
     for (int i = 0; i < 10; i++) mf_buffer_free(memory, &buffer[i]);
     mf_device_destroy(device);
 }
@@ -134,12 +140,15 @@ int main(void) {
     check(mf_memory_create(NULL, &memory), "memory");
     printf("%d tokens, %d heads, %d key heads; GFLOP/s, and shares of the square product's\n", SEQUENCE,
            HEADS, KV_HEADS);
-    printf("type    d  threads  %d^3 oneDNN  forward  share  backward  share\n", SQUARE);
+    printf("type    d  threads  document  %d^3 oneDNN  forward  share       ms  backward  share       ms\n",
+           SQUARE);
     for (int type = MF_F32; type <= MF_BF16; type++)
         for (int threads = 1; threads <= 2; threads++) {
             double square = square_rate(memory, (mf_dtype)type, threads);
-            attention_rates(memory, (mf_dtype)type, 64, threads, square);
-            attention_rates(memory, (mf_dtype)type, 128, threads, square);
+            attention_rates(memory, (mf_dtype)type, 64, threads, SEQUENCE, square);
+            attention_rates(memory, (mf_dtype)type, 128, threads, SEQUENCE, square);
+            for (int document = SEQUENCE / 4; document >= 64; document /= 4)
+                attention_rates(memory, (mf_dtype)type, 64, threads, document, square);
         }
     mf_memory_destroy(memory);
     return 0;

@@ -25,6 +25,7 @@ typedef struct chunk {
 
 typedef struct shape {
     int64_t batch, heads, first_head, group, kv_heads, first_kv_head, head_dim, window;
+    int64_t document; /* mean tokens of one; 0: there are none */
     int query_chunks, key_chunks;
     chunk queries[CHUNKS], keys[CHUNKS];
 } shape;
@@ -37,6 +38,7 @@ typedef struct problem {
     int64_t kv_offset[CHUNKS + 1];       /* elements of k, v, dk, dv before each chunk */
     float *q, *k, *v, *d_o;              /* rounded to the type */
     void *q_data, *k_data, *v_data, *d_o_data, *o_data;
+    int32_t *first_key; /* [batch, tokens]; NULL without documents */
     double *o, *lse, *dq, *dk, *dv;
 } problem;
 
@@ -81,6 +83,11 @@ static int64_t key_at(const problem *p, int64_t batch, int chunk_index, int64_t 
     return p->kv_offset[chunk_index] + (batch * rows + row) * p->kv_ld + kv_head * p->s.head_dim;
 }
 
+static bool sees(const problem *p, int64_t batch, int64_t token, int64_t position, int64_t key) {
+    if (key > position || (p->s.window && key <= position - p->s.window)) return false;
+    return !p->first_key || key >= p->first_key[batch * p->tokens + token];
+}
+
 /* One query row: its softmax over all keys it sees, then every gradient it has a part in. */
 static void reference_row(problem *p, int64_t batch, int64_t token, int64_t position, int64_t head) {
     int64_t d = p->s.head_dim, count = 0,
@@ -89,8 +96,8 @@ static void reference_row(problem *p, int64_t batch, int64_t token, int64_t posi
     int64_t *seen = take(kv_count(p) / d, sizeof *seen);
     double *weight = take(kv_count(p) / d, sizeof *weight), top = -INFINITY, sum = 0, delta = 0;
     for (int c = 0; c < p->s.key_chunks; c++)
-        for (int64_t j = 0; j < p->s.keys[c].rows && p->s.keys[c].position + j <= position; j++) {
-            if (p->s.window && p->s.keys[c].position + j <= position - p->s.window) continue;
+        for (int64_t j = 0; j < p->s.keys[c].rows; j++) {
+            if (!sees(p, batch, token, position, p->s.keys[c].position + j)) continue;
             seen[count] = key_at(p, batch, c, j, kv_head);
             weight[count] = dot(p->q + at, p->k + seen[count], d) * (double)scale_of(p);
             top = fmax(top, weight[count++]);
@@ -114,6 +121,32 @@ static void reference_row(problem *p, int64_t batch, int64_t token, int64_t posi
     free(weight);
 }
 
+/* Where the document of each of a sequence's positions begins, lengths from 1 to twice the mean. */
+static void draw_documents(int64_t mean, int64_t batch, int64_t count, int32_t *begins) {
+    uint64_t key = mf_random_key("documents");
+    for (int64_t i = 0, begin = 0, end = 0; i < count; i++) {
+        if (i == end) {
+            begin = i;
+            end += 1 + (int64_t)(mf_random_u64((uint64_t)batch, key, (uint64_t)i) % (uint64_t)(2 * mean));
+        }
+        begins[i] = (int32_t)begin;
+    }
+}
+
+static int32_t *first_keys(const shape *s, int64_t tokens) {
+    int64_t count = 0, at = 0;
+    for (int c = 0; c < s->query_chunks; c++)
+        count = mf_max(count, s->queries[c].position + s->queries[c].rows);
+    int32_t *begins = take(count, sizeof *begins), *out = take(s->batch * tokens, sizeof *out);
+    for (int64_t b = 0; b < s->batch; b++) {
+        draw_documents(s->document, b, count, begins);
+        for (int c = 0; c < s->query_chunks; c++)
+            for (int64_t i = 0; i < s->queries[c].rows; i++) out[at++] = begins[s->queries[c].position + i];
+    }
+    free(begins);
+    return out;
+}
+
 /* Inputs, and zeros for answers. */
 static problem problem_pose(const shape *s, mf_dtype type) {
     problem p = {.s = *s, .type = type};
@@ -133,6 +166,7 @@ static problem problem_pose(const shape *s, mf_dtype type) {
     p.lse = take(lse_count(&p), sizeof *p.lse);
     p.dk = take(kv_count(&p), sizeof *p.dk);
     p.dv = take(kv_count(&p), sizeof *p.dv);
+    if (s->document) p.first_key = first_keys(s, p.tokens);
     return p;
 }
 
@@ -147,8 +181,8 @@ static problem problem_open(const shape *s, mf_dtype type) {
 }
 
 static void problem_close(problem *p) {
-    void *owned[] = {p->q,        p->k,      p->v, p->d_o, p->q_data, p->k_data, p->v_data,
-                     p->d_o_data, p->o_data, p->o, p->lse, p->dq,     p->dk,     p->dv};
+    void *owned[] = {p->q,      p->k, p->v,   p->d_o, p->q_data, p->k_data, p->v_data,   p->d_o_data,
+                     p->o_data, p->o, p->lse, p->dq,  p->dk,     p->dv,     p->first_key};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
@@ -190,6 +224,7 @@ static mf_attention_args arguments(const problem *p, answer *a, mf_query_chunk *
                                .first_kv_head = s->first_kv_head,
                                .head_dim = s->head_dim,
                                .window = s->window,
+                               .first_key = p->first_key,
                                .scale = scale_of(p),
                                .query_chunks = s->query_chunks,
                                .key_chunks = s->key_chunks,
@@ -551,7 +586,6 @@ static void nothing_to_do(void **state) {
     check(&no_batch);
 }
 
-/* Queries that see no key at all: some rows of a tile, whole tiles, a whole chunk. */
 /* Windows of one token, shorter than a tile, than a chunk, as long, and longer than all. */
 static void windows(void **state) {
     (void)state;
@@ -574,6 +608,32 @@ static void windows(void **state) {
     }
 }
 
+/* Documents of a token or two, shorter than a tile, than a chunk, as long, and longer than all; in windows
+ * too. */
+static void documents(void **state) {
+    (void)state;
+    static const int64_t lengths[] = {1, 9, 40, 128, 300, 2000};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        for (int64_t window = 0; window <= 45; window += 45) {
+            shape one = whole(1, 600, 2, 1, 8), few = whole(3, 33, 4, 2, 6);
+            shape cut = {.batch = 2,
+                         .heads = 3,
+                         .group = 2,
+                         .kv_heads = 2,
+                         .head_dim = 4,
+                         .query_chunks = 2,
+                         .key_chunks = 4,
+                         .queries = {{40, 40}, {240, 40}},
+                         .keys = {{0, 40}, {280, 33}, {40, 40}, {200, 80}}};
+            one.document = few.document = cut.document = lengths[i];
+            one.window = few.window = cut.window = window;
+            check(&one);
+            check(&few);
+            check(&cut);
+        }
+}
+
+/* Queries that see no key at all: some rows of a tile, whole tiles, a whole chunk. */
 static void queries_that_see_no_key(void **state) {
     (void)state;
     shape s = whole(2, 500, 4, 2, 8), chunks = whole(1, 0, 3, 1, 16), no_keys = whole(1, 20, 2, 1, 8);
@@ -588,7 +648,8 @@ static void queries_that_see_no_key(void **state) {
     check(&no_keys);
 }
 
-/* Keys later than every query, and no keys, and no queries: nothing is read or written, in any call. */
+/* Keys later than every query, or before its document, and no keys, and no queries: nothing is read or
+ * written, in any call. */
 static void calls_that_see_nothing(void **state) {
     (void)state;
     shape s = whole(2, 150, 4, 2, 8);
@@ -601,20 +662,27 @@ static void calls_that_see_nothing(void **state) {
                 .dk = before("dk", kv_count(&p)),
                 .dv = before("dv", kv_count(&p))};
     mf_attention_args later = arguments(&p, &a, queries, keys), no_keys = later, no_queries = later;
+    mf_key_chunk before_all = keys[0];
+    int32_t *first_key = take(2 * 150, sizeof *first_key);
+    for (int i = 0; i < 2 * 150; i++) first_key[i] = 150;
+    before_all.position = 0;
     float *o = before("o", q_count(&p)), *lse = before("lse", lse_count(&p)),
           *dk = before("dk", kv_count(&p));
     float *dq = before("dq", q_count(&p)), *dv = before("dv", kv_count(&p));
     memcpy(p.o_data, o, (size_t)q_count(&p) * sizeof *o);
-    keys[0].k = keys[0].v = later.q = later.d_o = NULL;
+    keys[0].k = keys[0].v = before_all.k = before_all.v = later.q = later.d_o = NULL;
+    mf_attention_args earlier = later;
+    earlier.keys = &before_all;
+    earlier.first_key = first_key;
     no_keys.key_chunks = 0, no_keys.keys = NULL;
     no_queries.query_chunks = 0, no_queries.queries = NULL;
-    mf_attention_args calls[] = {later, no_keys, no_queries};
-    for (int i = 0; i < 3 * DEVICES; i++) {
-        double flops = mf_device_flops(devices[i / 3]);
-        calls[i % 3].merge = true;
-        ASSERT_OK(mf_attention_forward(devices[i / 3], &calls[i % 3]));
-        ASSERT_OK(mf_attention_backward(devices[i / 3], &calls[i % 3]));
-        assert_true(mf_device_flops(devices[i / 3]) == flops);
+    mf_attention_args calls[] = {later, earlier, no_keys, no_queries};
+    for (int i = 0; i < 4 * DEVICES; i++) {
+        double flops = mf_device_flops(devices[i / 4]);
+        calls[i % 4].merge = true;
+        ASSERT_OK(mf_attention_forward(devices[i / 4], &calls[i % 4]));
+        ASSERT_OK(mf_attention_backward(devices[i / 4], &calls[i % 4]));
+        assert_true(mf_device_flops(devices[i / 4]) == flops);
     }
     assert_memory_equal(p.o_data, o, (size_t)q_count(&p) * sizeof *o);
     assert_memory_equal(a.lse, lse, (size_t)lse_count(&p) * sizeof *lse);
@@ -623,6 +691,7 @@ static void calls_that_see_nothing(void **state) {
     assert_memory_equal(a.dv, dv, (size_t)kv_count(&p) * sizeof *dv);
     float *owned[] = {o, lse, dq, dk, dv};
     for (int i = 0; i < 5; i++) free(owned[i]);
+    free(first_key);
     answer_close(&a);
     problem_close(&p);
 }
@@ -774,19 +843,23 @@ static void failed_allocations(void **state) {
     problem_close(&p);
 }
 
-static double pairs_seen(const shape *s) {
+static double pairs_seen(const problem *p) {
+    const shape *s = &p->s;
     double pairs = 0;
-    for (int i = 0; i < s->query_chunks; i++)
-        for (int j = 0; j < s->key_chunks; j++)
-            for (int64_t q = 0; q < s->queries[i].rows; q++)
-                for (int64_t k = 0; k < s->keys[j].rows; k++)
-                    pairs += s->keys[j].position + k <= s->queries[i].position + q;
-    return pairs * (double)(s->batch * s->heads);
+    for (int64_t b = 0; b < s->batch; b++)
+        for (int64_t i = 0, token = 0; i < s->query_chunks; i++)
+            for (int64_t q = 0; q < s->queries[i].rows; q++, token++)
+                for (int j = 0; j < s->key_chunks; j++)
+                    for (int64_t k = 0; k < s->keys[j].rows; k++)
+                        pairs += sees(p, b, token, s->queries[i].position + q, s->keys[j].position + k);
+    return pairs * (double)s->heads;
 }
 
 /* Rank `rank` of `ranks` in a zigzag of chunks of unlike sizes, its queries over all the keys. */
-static void count_operations(int ranks, int rank, int64_t unit) {
+static void count_operations(int ranks, int rank, int64_t unit, int64_t document) {
     shape s = whole(2, 0, 3, 3, 8);
+    s.document = document;
+    s.window = document % 2 ? 10 : 0;
     s.query_chunks = 2;
     s.key_chunks = 2 * ranks;
     for (int64_t i = 0, position = 0; i < s.key_chunks; position += s.keys[i++].rows)
@@ -796,7 +869,7 @@ static void count_operations(int ranks, int rank, int64_t unit) {
     problem p = problem_pose(&s, MF_F32);
     double start = mf_device_flops(devices[0]);
     answer a = solve(devices[0], &p, 1);
-    assert_true(mf_device_flops(devices[0]) - start == (4.0 + 10.0) * 8 * pairs_seen(&s));
+    assert_true(mf_device_flops(devices[0]) - start == (4.0 + 10.0) * 8 * pairs_seen(&p));
     answer_close(&a);
     problem_close(&p);
 }
@@ -805,7 +878,9 @@ static void operations_are_counted(void **state) {
     (void)state;
     for (int ranks = 1; 2 * ranks <= CHUNKS; ranks++)
         for (int rank = 0; rank < ranks; rank++)
-            for (int64_t unit = 1; unit < 40; unit += 19) count_operations(ranks, rank, unit);
+            for (int64_t unit = 1; unit < 40; unit += 19)
+                for (int64_t document = 0; document < 12; document += 5)
+                    count_operations(ranks, rank, unit, document);
 }
 
 typedef struct rank_run {
@@ -862,6 +937,7 @@ int main(void) {
         cmocka_unit_test(sizes_of_heads),
         cmocka_unit_test(nothing_to_do),
         cmocka_unit_test(windows),
+        cmocka_unit_test(documents),
         cmocka_unit_test(queries_that_see_no_key),
         cmocka_unit_test(calls_that_see_nothing),
         cmocka_unit_test(rows_before_the_keys_stay),

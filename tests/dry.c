@@ -154,7 +154,7 @@ static void longer_ones_too(void **state) {
 }
 #endif
 
-/* Biases, norms of heads, a window, stretched angles. */
+/* Biases, norms of heads, a window, stretched angles, room for documents. */
 static void relatives_too(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i += MF_TEST_SPARSE ? 4 : 1)
@@ -165,6 +165,7 @@ static void relatives_too(void **state) {
             c->qk_norm = i % 3 < 2;
             c->window = 9;
             c->window_from = (int64_t)i % 2;
+            b->options.model.packed = i % 3 == 0;
             c->scaling = (mf_rope_scaling){MF_ROPE_LLAMA3, 8, 1, 4, 64};
             every_mode(b, meshes[i]);
             mf_host_free(b);

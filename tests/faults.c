@@ -277,7 +277,7 @@ static void other_layouts_fail_alike(void **state) {
     }
 }
 
-/* Biases, norms of heads, windows: where a family's own gradients and workspace come in. */
+/* Biases, norms of heads, windows, where a family's own gradients and workspace come in; and documents. */
 static void relatives_fail_alike(void **state) {
     (void)state;
     static const char *const meshes[] = {"tsp=3", "tp=3", "tp=2,sp=2,exchange=ring"};
@@ -288,6 +288,8 @@ static void relatives_fail_alike(void **state) {
         c->qkv_bias = i == 1;
         c->qk_norm = i != 1;
         c->window = 5;
+        t->options.model.packed = t->options.data.text.separated = true;
+        t->options.data.text.separator = 'a';
         t->stride = LAYOUT_STRIDE;
         fail_in_mode(t, i + 1);
         mf_host_free(t);

@@ -22,6 +22,9 @@ static void every_shape(int ranks, mf_dtype type) {
             run.forward_only = true;
             parity_check(&run, no_borrow);
             run.forward_only = false;
+            run.packed = true;
+            parity_check(&run, no_borrow);
+            run.packed = false;
         }
     }
 }

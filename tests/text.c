@@ -130,7 +130,7 @@ static void test_ids(void **state) {
     put_ids(two, sizeof two, "{\"type\": \"uint16\", \"count\": 4, \"vocab_size\": 65536}");
     ASSERT_OK(mf_text_load((const char *[]){path}, 1, &text));
     const int32_t expected[] = {1, 255, 256, 65535};
-    assert_true(text.count == 4 && text.vocab == 65536 && text.files == 1);
+    assert_true(text.count == 4 && text.vocab == 65536 && text.files == 1 && !text.separated);
     for (int i = 0; i < 4; i++) assert_int_equal(mf_text_at(&text, i), expected[i]);
     mf_text_free(&text);
     refuse_ids("{\"type\": \"uint16\", \"count\": 4, \"vocab_size\": 65535}", "id 3 is 65535");
@@ -139,9 +139,15 @@ static void test_ids(void **state) {
     refuse_ids("{\"type\": \"uint32\", \"count\": 0, \"vocab_size\": 99}", "count must be");
     refuse_ids("{\"type\": \"uint16\", \"count\": 4, \"vocab_size\": 65537}", "vocab_size must be");
     refuse_ids("[1]", "is no JSON object");
-    put_ids(four, sizeof four, "{\"type\": \"uint32\", \"count\": 2, \"vocab_size\": 70000}");
+    refuse_ids("{\"type\": \"uint16\", \"count\": 4, \"vocab_size\": 65536, \"separator\": 65536}",
+               "separator must be");
+    refuse_ids("{\"type\": \"uint16\", \"count\": 4, \"vocab_size\": 65536, \"separator\": \"x\"}",
+               "separator must be");
+    put_ids(four, sizeof four,
+            "{\"type\": \"uint32\", \"count\": 2, \"vocab_size\": 70000, \"separator\": 0}");
     ASSERT_OK(mf_text_load((const char *[]){path}, 1, &text));
     assert_true(mf_text_at(&text, 0) == 7 && mf_text_at(&text, 1) == 65536);
+    assert_true(text.separated && text.separator == 0);
     mf_text_free(&text);
     ASSERT_FAILS(mf_text_load((const char *[]){path, path}, 2, &text), MF_EINVAL, "given alone");
     assert_int_equal(unlink(at("ids.json")), 0); /* without it they are bytes like any other */

@@ -48,8 +48,8 @@ typedef struct mf_gemm_args {
 } mf_gemm_args;
 mf_status mf_gemm(mf_device *device, const mf_gemm_args *args);
 
-/* Attention (softmax over keys at positions <= the query's, and above the query's - window) of some query
- * chunks over some key chunks.
+/* Attention (softmax over keys at positions <= the query's, above the query's - window, and from the query's
+ * first_key on) of some query chunks over some key chunks.
  * A chunk is a run of consecutive tokens of every sequence of the batch. Keys and values are read where they
  * lie. Query head i of the call reads key head (first_head + i) / group - first_kv_head of the call. */
 typedef struct mf_query_chunk {
@@ -72,6 +72,9 @@ typedef struct mf_attention_args {
     int64_t kv_heads, first_kv_head;
     int64_t head_dim;
     int64_t window; /* keys that a query sees at most, its own the last; 0: all before it */
+    /* [batch, tokens] the position of the first key that a query may see, which must not fall within a chunk;
+     * NULL: 0. As q it is read where the operation computes. */
+    const int32_t *first_key;
     float scale;
     int query_chunks, key_chunks;
     const mf_query_chunk *queries;

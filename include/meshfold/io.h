@@ -79,6 +79,8 @@ typedef struct mf_text {
     int files;
     int width;     /* bytes of an id, little-endian; 0: bytes are the ids themselves */
     int64_t vocab; /* ids are below it, where they are not bytes */
+    bool separated;
+    int32_t separator; /* separated: the id that stands behind every document */
 } mf_text;
 static inline int32_t mf_text_at(const mf_text *text, int64_t index) {
     const uint8_t *at = text->bytes + index * (text->width ? text->width : 1);

@@ -89,6 +89,7 @@ typedef struct mf_model_options {
     bool forward_only; /* no gradients, nothing kept for them */
     bool cache;        /* forward only: an mf_cache will be made of it. MF_EUNSUPPORTED where weights are cut
                           by rows (stream=gather) */
+    bool packed;       /* sequences hold documents: mf_model_set_documents */
 } mf_model_options;
 
 /* Model FLOPs of a step as these options say: mf_config_step_flops, of which the forward pass alone is a
@@ -110,6 +111,13 @@ const mf_model_options *mf_model_options_get(const mf_model *model);
 int64_t mf_model_rows(const mf_model *model);
 /* This rank's part of a sequence of `tokens` values: out: [rows]. */
 void mf_model_cut(const mf_model *model, const int32_t *sequence, int32_t *out);
+
+/* For the calls that follow, of a model that is packed: tokens see nothing of other documents than their own.
+ * begins: [batch, tokens] of whole sequences, copied: the position in its sequence where each token's
+ * document begins; the same on every rank of a replica. NULL: a sequence is one document, as it is until the
+ * first call. MF_EINVAL for a model that is not packed, and names a token whose document begins behind it or
+ * before the last token's. Not collective; not of a dry step. */
+mf_status mf_model_set_documents(mf_model *model, const int32_t *begins);
 
 /* ids, labels: [batch, rows], this rank's tokens; a negative label is masked. *loss: this rank's share of the
  * sum over all unmasked tokens; the shares of all ranks add up to it. Collective. */

@@ -21,6 +21,11 @@ typedef struct mf_dataset {
 mf_status mf_dataset_make(const mf_text *text, int64_t seq, mf_dataset *out);
 /* MF_EINVAL when the text has tokens beyond a vocabulary. */
 mf_status mf_text_fits(const mf_text *text, int64_t vocab);
+/* MF_EINVAL when nothing says where its documents end. */
+mf_status mf_text_is_separated(const mf_text *text);
+/* begins: [tokens] the position where the document of each of ids: [tokens] begins, of a sequence of a text
+ * that is separated. A separator belongs to the document that it ends. */
+void mf_text_documents(const mf_text *text, const int32_t *ids, int64_t tokens, int32_t *begins);
 /* A sequence and its labels (the next tokens): ids, labels: [seq]. Training sequences start anywhere, drawn
  * by (seed, draw); evaluation ones follow each other without overlap. */
 void mf_dataset_draw(const mf_dataset *data, int64_t seq, uint64_t seed, uint64_t draw, int32_t *ids,
@@ -218,6 +223,7 @@ typedef struct mf_verify_options {
     const char *init_from;       /* a model folder, or NULL: weights from the seed */
     int64_t sequences;           /* of all replicas together: a multiple of batch * replicas */
     const int32_t *ids, *labels; /* [sequences, tokens], the same on every rank; a negative label is masked */
+    const int32_t *documents;    /* the same: as mf_model_set_documents has them; NULL: model is not packed */
 } mf_verify_options;
 
 /* Used on rank 0 of the world alone: `started` is called once, then `gradient` for each parameter in order;

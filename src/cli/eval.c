@@ -31,7 +31,7 @@ typedef struct command {
 static void add_inputs(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Model and data");
     mf_run_settings_add_model(&s->run, t, true);
-    mf_run_settings_add_data(t, &s->data, true,
+    mf_run_settings_add_data(&s->run, t, &s->data, true,
                              "text files and folders, a byte a token, or a NAME.bin that meshfold tokenize "
                              "made; all of it is read");
     mf_table_add(t, MF_INT("seq", &s->seq, "1024", 1, 1 << 28,
@@ -93,9 +93,8 @@ static mf_status prepare(command *c) {
     o->windows = s->windows;
     o->progress = progress;
     MF_TRY(mf_model_check(&o->model, &o->layout, &o->mesh));
-    MF_TRY(mf_blame("--data", mf_text_load(s->data.items, s->data.count, &c->text)));
     o->text = &c->text;
-    return mf_text_fits(&c->text, o->model.config.vocab);
+    return mf_run_settings_text(&s->run, &s->data, o->model.config.vocab, &c->text);
 }
 
 static mf_status body(mf_world *world, void *argument) {

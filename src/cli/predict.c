@@ -53,7 +53,7 @@ mf_status mf_predict(const mf_cluster *machine, const mf_measure_options *option
     bool timed = times_known(machine, mf_mesh_ranks(&options->mesh), options->threads);
     const mf_cluster *cluster = timed ? machine : NULL;
     MF_TRY(mf_plan_after(cluster, options, rank, borrows, options->steps > 0, &plan));
-    *out = (mf_prediction){.rank = plan.rank, .step_s = plan.step_s};
+    *out = (mf_prediction){.rank = plan.rank, .step_s = plan.step_s, .packed = options->model.packed};
     return MF_OK;
 }
 
@@ -92,7 +92,8 @@ void mf_prediction_print(const mf_prediction *p, const mf_rank_report *measured,
     print_line("measured", measured, measured_s);
     print_line("predicted", &p->rank, p->step_s);
     if (p->step_s > 0)
-        printf("  predicted step: %+.1f%%\n", 100 * (p->step_s / measured_s - 1));
+        printf("  predicted step: %+.1f%%%s\n", 100 * (p->step_s / measured_s - 1),
+               p->packed ? ", as if sequences were one document each" : "");
     else
         printf("  step times are predicted once meshfold calibrate has measured this machine\n");
 }

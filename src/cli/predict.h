@@ -10,6 +10,7 @@
 typedef struct mf_prediction {
     mf_rank_report rank;
     double step_s; /* 0: unknown, for the machine at hand was not calibrated for so many ranks and threads */
+    bool packed;   /* the real run has documents, of which the dry one knows nothing */
 } mf_prediction;
 
 /* Where `meshfold calibrate` writes and others look for the machine at hand: MESHFOLD_MACHINE, else

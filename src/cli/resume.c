@@ -116,7 +116,7 @@ mf_status mf_resume_inherit(mf_flags *flags, void *context, json_t **out, const 
 
 /* A converted checkpoint has a model and nothing else that a run keeps: these are the run's that goes on. */
 mf_status mf_resume_check(const mf_resume *r, const mf_flags *flags, const json_t *resolved) {
-    static const char *const fixed[] = {"model", "init", "seq", "seed", "dtype"};
+    static const char *const fixed[] = {"model", "init", "seq", "packed", "seed", "dtype"};
     size_t count = mf_checkpoint_is_converted(r->found) ? 2 : sizeof fixed / sizeof *fixed;
     for (size_t i = 0; i < count; i++) {
         const json_t *is = json_object_get(resolved, fixed[i]), *was = json_object_get(r->kept, fixed[i]);

@@ -2,7 +2,6 @@
 #include "cli/run_settings.h"
 
 #include "cli/machine.h"
-#include "meshfold/io.h"
 
 #include <string.h>
 
@@ -18,13 +17,17 @@ void mf_run_settings_add_model(mf_run_settings *s, mf_flag_table *t, bool init) 
                             "file or several, and its config.json unless --model is given"));
 }
 
-void mf_run_settings_add_data(mf_flag_table *t, mf_words *data, bool required, const char *about) {
+void mf_run_settings_add_data(mf_run_settings *s, mf_flag_table *t, mf_words *data, bool required,
+                              const char *about) {
     mf_table_add(t, (mf_flag){.name = "data",
                               .kind = MF_FLAG_LIST,
                               .target = data,
                               .value_name = "PATH",
                               .required = required,
                               .about = about});
+    mf_table_add(t, MF_SWITCH("packed", &s->packed,
+                              "a token sees its own document alone; documents end where the separator of a "
+                              "NAME.bin stands"));
 }
 
 void mf_run_settings_add_layout(mf_run_settings *s, mf_flag_table *t) {
@@ -129,11 +132,18 @@ mf_status mf_run_settings_model(const mf_run_settings *s, const char *command, m
     out->type = strcmp(s->dtype, "bf16") == 0 ? MF_BF16 : MF_F32;
     out->recompute = recompute_of(s->recompute);
     out->seed = (uint64_t)s->seed;
+    out->packed = s->packed;
     if (s->model) return mf_blame("--model", mf_config_find(s->model, &out->config));
     if (s->init) return config_of_init(s->init, &out->config);
     return MF_FAIL(MF_EINVAL,
                    "%s needs --model: a preset, a config.json or a folder that holds one; see %s --help",
                    command, command);
+}
+
+mf_status mf_run_settings_text(const mf_run_settings *s, const mf_words *data, int64_t vocab, mf_text *out) {
+    MF_TRY(mf_blame("--data", mf_text_load(data->items, data->count, out)));
+    MF_TRY(mf_text_fits(out, vocab));
+    return s->packed ? mf_blame("--packed", mf_text_is_separated(out)) : MF_OK;
 }
 
 mf_status mf_run_settings_threads(const mf_run_settings *s, int ranks, int *out) {

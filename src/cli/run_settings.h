@@ -11,14 +11,14 @@
 #define MF_CLI_RUN_SETTINGS_H
 
 #include "cli/flag_table.h"
-#include "meshfold/model.h"
+#include "meshfold/train.h"
 
 typedef struct mf_run_settings {
     const char *model, *init, *engine, *dtype, *recompute;
     const char *stream, *attention_stream, *mlp_stream, *exchange, *reduction; /* NULL: not given */
     int64_t kv_bucket, zero, threads, seed;
     double comm_timeout;
-    bool no_borrow;
+    bool no_borrow, packed;
     bool launched; /* mf_run_settings_launch was reached: peers may have to be ended */
 } mf_run_settings;
 
@@ -26,8 +26,9 @@ typedef struct mf_run_settings {
 void mf_run_settings_begin(mf_run_settings *settings);
 /* --model, and --init where `init`. */
 void mf_run_settings_add_model(mf_run_settings *settings, mf_flag_table *table, bool init);
-/* --data, a list of paths, of whose text or ids `about` says what becomes. */
-void mf_run_settings_add_data(mf_flag_table *table, mf_words *data, bool required, const char *about);
+/* --data, a list of paths, of whose text or ids `about` says what becomes, and --packed. */
+void mf_run_settings_add_data(mf_run_settings *settings, mf_flag_table *table, mf_words *data, bool required,
+                              const char *about);
 /* Streams, exchange, reduction, what is cut; --mesh is the command's own. */
 void mf_run_settings_add_layout(mf_run_settings *settings, mf_flag_table *table);
 /* A list of --mesh, which `about` explains, and the same. */
@@ -46,8 +47,12 @@ mf_status mf_run_settings_layout(const mf_run_settings *settings, const char *me
                                  mf_mesh_spec *spec, mf_layout *layout);
 /* The flags' layout words; they last as long as the settings. */
 mf_layout_words mf_run_settings_words(const mf_run_settings *settings);
-/* Finds the model, and sets its type, recompute mode and seed. `command` names itself in errors. */
+/* Finds the model, and sets its type, recompute mode, seed and whether it is packed. `command` names itself
+ * in errors. */
 mf_status mf_run_settings_model(const mf_run_settings *settings, const char *command, mf_model_options *out);
+/* Reads --data, and checks that a model of so large a vocabulary can run on it as the settings say. */
+mf_status mf_run_settings_text(const mf_run_settings *settings, const mf_words *data, int64_t vocab,
+                               mf_text *out);
 /* Compute threads of each of so many ranks: --threads, or the cores divided by them. */
 mf_status mf_run_settings_threads(const mf_run_settings *settings, int ranks, int *out);
 /* Ranks run under mpiexec, as its processes. */

@@ -35,7 +35,7 @@ typedef struct command {
 static void add_inputs(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Model and data");
     mf_run_settings_add_model(&s->run, t, true);
-    mf_run_settings_add_data(t, &s->data, true,
+    mf_run_settings_add_data(&s->run, t, &s->data, true,
                              "text files and folders, a byte a token, or a NAME.bin that meshfold tokenize "
                              "made; the last tenth is held out");
     mf_table_add(t, MF_INT("seq", &s->seq, "256", 1, 1 << 28, "tokens of a sequence"));
@@ -241,8 +241,7 @@ static mf_status prepare(command *c) {
     MF_TRY(mf_train_check(&c->options));
     bool own = c->resume.folder && !is_elsewhere(c);
     if (s->out) MF_TRY(mf_run_folder_check(s->out, s->force || own));
-    MF_TRY(mf_blame("--data", mf_text_load(s->data.items, s->data.count, &c->text)));
-    MF_TRY(mf_text_fits(&c->text, c->options.model.config.vocab));
+    MF_TRY(mf_run_settings_text(&s->run, &s->data, c->options.model.config.vocab, &c->text));
     MF_TRY(mf_dataset_make(&c->text, s->seq, &c->options.data));
     if (!c->resume.folder) return MF_OK;
     return mf_checkpoint_match(c->resume.found, &c->options, mf_dataset_digest(&c->options.data));

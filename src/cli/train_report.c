@@ -58,8 +58,9 @@ static void print_start(const mf_train_report *r, const mf_train_options *o, dou
         printf("%s%s=%d", i ? "," : "", o->mesh.axis[i].name, o->mesh.axis[i].size);
     printf(", %d thread%s a rank, %s, recompute %s; matrix peak %.1f GFLOP/s\n", o->threads,
            mf_plural(o->threads), r->dtype, r->recompute, peak_flops / 1e9);
-    printf("step       %lld sequence%s of %lld tokens; text of %lld %ss, the last %lld held out\n",
-           (long long)sequences, mf_plural(sequences), (long long)o->model.tokens, (long long)o->data.total,
+    printf("step       %lld sequence%s of %lld tokens%s; text of %lld %ss, the last %lld held out\n",
+           (long long)sequences, mf_plural(sequences), (long long)o->model.tokens,
+           o->model.packed ? ", documents apart" : "", (long long)o->data.total,
            o->data.text.width ? "token" : "byte", (long long)(o->data.total - o->data.train));
     fflush(stdout);
 }

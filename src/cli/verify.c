@@ -14,7 +14,7 @@ typedef mf_verify_command command;
 static void add_inputs(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Model and data");
     mf_run_settings_add_model(&s->run, t, true);
-    mf_run_settings_add_data(t, &s->data, false,
+    mf_run_settings_add_data(&s->run, t, &s->data, false,
                              "text files and folders, a byte a token, or a NAME.bin that meshfold tokenize "
                              "made (default: uniformly random ids)");
     mf_table_add(t, MF_INT("seq", &s->seq, "256", 1, 1 << 28, "tokens of a sequence"));
@@ -126,8 +126,7 @@ static void draw_ids(command *c, int64_t sequence, int32_t *ids, int32_t *labels
 }
 
 static mf_status load_text(command *c, mf_dataset *out) {
-    MF_TRY(mf_blame("--data", mf_text_load(c->s.data.items, c->s.data.count, &c->text)));
-    MF_TRY(mf_text_fits(&c->text, c->model.config.vocab));
+    MF_TRY(mf_run_settings_text(&c->s.run, &c->s.data, c->model.config.vocab, &c->text));
     return mf_dataset_make(&c->text, c->s.seq, out);
 }
 
@@ -137,12 +136,15 @@ static mf_status draw(command *c) {
     if (c->s.data.count) MF_TRY(load_text(c, &data));
     MF_TRY(mf_host_alloc((size_t)c->sequences, (size_t)seq * sizeof *c->ids, &c->ids));
     MF_TRY(mf_host_alloc((size_t)c->sequences, (size_t)seq * sizeof *c->labels, &c->labels));
+    if (c->model.packed)
+        MF_TRY(mf_host_alloc((size_t)c->sequences, (size_t)seq * sizeof *c->documents, &c->documents));
     for (int64_t i = 0; i < c->sequences; i++) {
         int32_t *ids = c->ids + i * seq, *labels = c->labels + i * seq;
         if (c->s.data.count)
             mf_dataset_draw(&data, seq, c->model.seed, (uint64_t)i, ids, labels);
         else
             draw_ids(c, i, ids, labels);
+        if (c->documents) mf_text_documents(&c->text, ids, seq, c->documents + i * seq);
     }
     return MF_OK;
 }
@@ -153,6 +155,8 @@ static mf_status prepare(command *c) {
     if (c->count < 2)
         return MF_FAIL(MF_EINVAL, "--mesh %.100s: one mesh has nothing to be compared with: give two or more",
                        s->mesh.items[0]);
+    if (s->run.packed && !s->data.count)
+        return MF_FAIL(MF_EINVAL, "--packed: needs --data: random ids are no documents");
     MF_TRY(mf_run_settings_model(&s->run, "meshfold verify", &c->model));
     c->model.batch = s->batch;
     c->model.tokens = s->seq;
@@ -176,7 +180,9 @@ static void print_header(const command *c) {
            (long long)m->ffn, (long long)m->vocab);
     printf("data       %lld sequence%s of %lld tokens, %s\n", (long long)c->sequences,
            mf_plural(c->sequences), (long long)s->seq,
-           s->data.count ? "from the text of --data" : "uniformly random ids");
+           s->run.packed   ? "from the text of --data, documents apart"
+           : s->data.count ? "from the text of --data"
+                           : "uniformly random ids");
     printf("numbers    %s, recompute %s, seed %lld%s%s; tolerance %g\n", s->run.dtype, s->run.recompute,
            (long long)s->run.seed, s->run.init ? ", weights of " : "", s->run.init ? s->run.init : "",
            s->tolerance);
@@ -206,6 +212,7 @@ static mf_status run_one(mf_world *world, void *argument) {
     options.sequences = c->sequences;
     options.ids = c->ids;
     options.labels = c->labels;
+    options.documents = c->documents;
     mf_verify_observer observer = {0};
     if (mf_world_rank(world) == 0) {
         begin(c);
@@ -247,6 +254,7 @@ static void free_all(command *c) {
     mf_host_free(c->candidate);
     mf_host_free(c->ids);
     mf_host_free(c->labels);
+    mf_host_free(c->documents);
     mf_text_free(&c->text);
     mf_flags_free(&c->flags);
 }

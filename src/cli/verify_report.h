@@ -29,6 +29,7 @@ typedef struct mf_verify_command {
     int64_t sequences;
     mf_text text;
     int32_t *ids, *labels;          /* [sequences][seq] */
+    int32_t *documents;             /* the same, of mf_model_set_documents; NULL: not packed */
     mf_verify_candidate *candidate; /* [count] */
     int count;
     int at; /* the candidate that runs */

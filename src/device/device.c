@@ -124,9 +124,33 @@ static double causal_pairs(int64_t q0, int64_t q1, int64_t k0, int64_t k1) {
     return whole < q1 ? pairs + (double)(q1 - whole) * (double)(k1 - k0) : pairs;
 }
 
+/* Keys from `first` to the query's own, of those listed. */
+static int64_t keys_seen(const mf_attention_args *a, int64_t first, int64_t position) {
+    int64_t seen = 0;
+    for (int j = 0; j < a->key_chunks; j++) {
+        int64_t k0 = a->keys[j].position, end = mf_min(position + 1, k0 + a->keys[j].rows);
+        seen += mf_max(0, end - mf_max(first, k0));
+    }
+    return seen;
+}
+
+static double pairs_row_by_row(const mf_attention_args *a) {
+    int64_t pairs = 0;
+    for (int64_t b = 0; b < a->batch; b++)
+        for (int i = 0; i < a->query_chunks; i++)
+            for (int64_t r = 0; r < a->queries[i].rows; r++) {
+                int64_t position = a->queries[i].position + r;
+                int64_t first = a->first_key[b * a->tokens + a->queries[i].first_row + r];
+                if (a->window) first = mf_max(first, position - a->window + 1);
+                pairs += keys_seen(a, first, position);
+            }
+    return (double)pairs * (double)a->heads;
+}
+
 double mf_attention_pairs(const mf_attention_args *a) {
     double pairs = 0;
     int64_t w = a->window;
+    if (a->first_key) return pairs_row_by_row(a);
     for (int i = 0; i < a->query_chunks; i++) {
         for (int j = 0; j < a->key_chunks; j++) {
             int64_t q0 = a->queries[i].position, q1 = q0 + a->queries[i].rows;

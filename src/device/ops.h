@@ -49,7 +49,8 @@ typedef struct mf_device_ops {
 
 /* device.c: pairs of a query and a key that it sees, over all heads and sequences. */
 double mf_attention_pairs(const mf_attention_args *args);
-/* The same where so many rows of queries are computed together: all the keys that any of them sees. */
+/* The same where so many rows of queries are computed together: all the keys that any of them sees. Sizes
+ * alone count: as though there were no first_key. */
 enum { MF_QUERY_TILE = 128 };
 double mf_attention_pairs_met(const mf_attention_args *args);
 

@@ -25,13 +25,22 @@ bool mf_ids_described(const char *path) {
     return found;
 }
 
-/* A whole number from 1 to `most`. */
-static mf_status read_number(const char *path, const json_t *root, const char *key, int64_t most,
-                             int64_t *out) {
+static mf_status read_number(const char *path, const json_t *root, const char *key, int64_t least,
+                             int64_t most, int64_t *out) {
     const json_t *value = json_object_get(root, key);
     *out = json_integer_value(value);
-    if (json_is_integer(value) && *out >= 1 && *out <= most) return MF_OK;
-    return MF_FAIL(MF_EFORMAT, "%s: %s must be a whole number from 1 to %lld", path, key, (long long)most);
+    if (json_is_integer(value) && *out >= least && *out <= most) return MF_OK;
+    return MF_FAIL(MF_EFORMAT, "%s: %s must be a whole number from %lld to %lld", path, key, (long long)least,
+                   (long long)most);
+}
+
+static mf_status read_separator(const char *path, const json_t *root, mf_text *out) {
+    const json_t *value = json_object_get(root, "separator");
+    int64_t id = 0;
+    out->separated = value && !json_is_null(value);
+    if (out->separated) MF_TRY(read_number(path, root, "separator", 0, out->vocab - 1, &id));
+    out->separator = (int32_t)id;
+    return MF_OK;
 }
 
 static mf_status read_fields(const char *path, const json_t *root, mf_text *out) {
@@ -39,8 +48,9 @@ static mf_status read_fields(const char *path, const json_t *root, mf_text *out)
     if (!type || (strcmp(type, "uint16") != 0 && strcmp(type, "uint32") != 0))
         return MF_FAIL(MF_EFORMAT, "%s: type must be \"uint16\" or \"uint32\"", path);
     out->width = strcmp(type, "uint16") == 0 ? 2 : 4;
-    MF_TRY(read_number(path, root, "count", INT64_MAX / 8, &out->count));
-    return read_number(path, root, "vocab_size", out->width == 2 ? 65536 : INT32_MAX, &out->vocab);
+    MF_TRY(read_number(path, root, "count", 1, INT64_MAX / 8, &out->count));
+    MF_TRY(read_number(path, root, "vocab_size", 1, out->width == 2 ? 65536 : INT32_MAX, &out->vocab));
+    return read_separator(path, root, out);
 }
 
 static mf_status read_description(const char *ids, mf_text *out) {

@@ -1,5 +1,5 @@
 /* ids.h: files of token ids, NAME.bin, with a description, NAME.json: {"type": "uint16" or "uint32", "count":
- * .., "vocab_size": .., ...}. */
+ * .., "vocab_size": .., "separator": an id, null or not there, ...}. */
 #ifndef MF_IO_IDS_H
 #define MF_IO_IDS_H
 

@@ -95,7 +95,8 @@ static mf_status build_exchange(mf_model *m) {
                                .bucket = m->layout.kv_bucket,
                                .slots = m->attention_slots,
                                .grads = !m->options.forward_only,
-                               .sums_at_home = m->options.cache};
+                               .sums_at_home = m->options.cache,
+                               .packed = m->options.packed};
     return mf_exchange_create(m->layout.exchange, m->sequence, m->device, &sizes, &m->exchange);
 }
 
@@ -203,6 +204,23 @@ void mf_model_cut(const mf_model *m, const int32_t *sequence, int32_t *out) {
     for (int i = 0; i < n; i++)
         for (int64_t r = 0; r < runs[i].rows; r++)
             out[runs[i].first_row + r] = sequence[runs[i].position + r];
+}
+
+static mf_status check_documents(const mf_model *m, const int32_t *begins) {
+    for (int64_t i = 0; i < m->options.batch * m->options.tokens; i++) {
+        int64_t position = i % m->options.tokens;
+        if (begins[i] < (position ? begins[i - 1] : 0) || begins[i] > position)
+            return MF_FAIL(MF_EINVAL, "document of token %lld of sequence %lld begins at %d",
+                           (long long)position, (long long)(i / m->options.tokens), begins[i]);
+    }
+    return MF_OK;
+}
+
+mf_status mf_model_set_documents(mf_model *m, const int32_t *begins) {
+    if (!m->options.packed) return MF_FAIL(MF_EINVAL, "documents for a model that is not packed");
+    if (begins) MF_TRY(check_documents(m, begins));
+    mf_exchange_set_documents(&m->exchange, begins);
+    return MF_OK;
 }
 
 mf_comm *mf_model_world(const mf_model *m) { return m->world; }

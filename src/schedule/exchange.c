@@ -27,6 +27,33 @@ static mf_status own_values(mf_exchange *x) {
     return mf_shared_alloc(x->comm, memory, MF_ACTIVATIONS, bytes, "value gradients", &x->dvalues);
 }
 
+static mf_status first_keys(mf_exchange *x) {
+    int64_t rows = x->ulysses ? x->sizes.tokens : x->rows;
+    if (!x->sizes.packed) return MF_OK;
+    return mf_buffer_alloc(mf_device_memory(x->device), MF_WORKSPACE,
+                           (size_t)(x->sizes.batch * rows) * sizeof(int32_t), "first keys", &x->first_key);
+}
+
+/* A rank's tokens of a sequence. Returns how many. */
+static int64_t copy_rows(const mf_exchange *x, int rank, const int32_t *begins, int32_t *out) {
+    mf_run runs[MF_RUNS];
+    int n = mf_cut_runs(x->sizes.tokens, mf_comm_size(x->comm), rank, runs);
+    for (int i = 0; i < n; i++)
+        for (int64_t r = 0; r < runs[i].rows; r++) out[runs[i].first_row + r] = begins[runs[i].position + r];
+    return mf_cut_rows(x->sizes.tokens, mf_comm_size(x->comm), rank);
+}
+
+/* In the order of the queries that calls of attention have here: own tokens, or all, rank after rank. */
+void mf_exchange_set_documents(mf_exchange *x, const int32_t *begins) {
+    int own = mf_comm_rank(x->comm), first = x->ulysses ? 0 : own;
+    int end = x->ulysses ? mf_comm_size(x->comm) : own + 1;
+    int32_t *out = x->first_key.data;
+    x->has_documents = begins != NULL;
+    for (int64_t b = 0; begins && b < x->sizes.batch; b++)
+        for (int rank = first; rank < end; rank++)
+            out += copy_rows(x, rank, begins + b * x->sizes.tokens, out);
+}
+
 mf_status mf_exchange_create(const mf_exchange_kind *kind, mf_comm *comm, mf_device *device,
                              const mf_exchange_sizes *sizes, mf_exchange *out) {
     mf_status status = MF_OK;
@@ -43,6 +70,7 @@ mf_status mf_exchange_create(const mf_exchange_kind *kind, mf_comm *comm, mf_dev
     MF_GO(host_lists(out));
     if (out->kind->create) MF_GO(out->kind->create(out));
     MF_GO(own_values(out));
+    MF_GO(first_keys(out));
     return MF_OK;
 fail:
     mf_exchange_destroy(out);
@@ -55,8 +83,8 @@ void mf_exchange_destroy(mf_exchange *x) {
     mf_abandon(x->comm, &x->keys_travel);
     mf_abandon(x->comm, &x->grads_travel);
     if (x->kind->destroy) x->kind->destroy(x);
-    mf_buffer *all[] = {&x->queries,   &x->lse,           &x->delta,        &x->others[0],
-                        &x->others[1], &x->travelling[0], &x->travelling[1]};
+    mf_buffer *all[] = {&x->queries,   &x->lse,       &x->first_key,     &x->delta,
+                        &x->others[0], &x->others[1], &x->travelling[0], &x->travelling[1]};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(memory, all[i]);
     mf_shared *shared[] = {&x->keys, &x->values, &x->dkeys, &x->dvalues};
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) mf_shared_free(x->comm, memory, shared[i]);
@@ -126,6 +154,7 @@ static mf_attention_args args_of(mf_exchange *x, const mf_attend *call) {
                               .group = s->group,
                               .head_dim = s->head_dim,
                               .window = call->window,
+                              .first_key = x->has_documents ? x->first_key.data : NULL,
                               .scale = 1.0f / __builtin_sqrtf((float)s->head_dim),
                               .queries = x->query,
                               .q = mf_exchange_queries(x, call->first),

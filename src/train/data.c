@@ -28,6 +28,23 @@ mf_status mf_text_fits(const mf_text *text, int64_t vocab) {
     return MF_OK;
 }
 
+mf_status mf_text_is_separated(const mf_text *text) {
+    if (text->separated) return MF_OK;
+    if (!text->width)
+        return MF_FAIL(MF_EINVAL, "text read as bytes does not say where documents end; give a NAME.bin that "
+                                  "meshfold tokenize made");
+    return MF_FAIL(MF_EINVAL, "the description of the ids names no separator; make them with meshfold "
+                              "tokenize --separator TOKEN");
+}
+
+void mf_text_documents(const mf_text *text, const int32_t *ids, int64_t tokens, int32_t *begins) {
+    int32_t begin = 0;
+    for (int64_t i = 0; i < tokens; i++) {
+        begins[i] = begin;
+        if (ids[i] == text->separator) begin = (int32_t)(i + 1);
+    }
+}
+
 static void copy_window(const mf_text *text, int64_t first, int64_t seq, int32_t *ids, int32_t *labels) {
     for (int64_t i = 0; i < seq; i++) {
         ids[i] = mf_text_at(text, first + i);

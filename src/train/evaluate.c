@@ -30,6 +30,7 @@ static mf_status one_batch(windows *w, int64_t first, double *loss, int64_t *tok
         if (i / batch == r->replica) mf_loop_place(r, i % batch, r->whole_ids.data, r->whole_labels.data);
     }
     mf_loop_reset_stats(r);
+    MF_TRY(mf_loop_set_documents(r, 0));
     MF_TRY(mf_model_loss(r->model, r->ids.data, r->labels.data, &part));
     *loss += part;
     return MF_OK;
@@ -80,12 +81,14 @@ mf_status mf_evaluate(mf_world *world, const mf_evaluate_options *options, mf_ev
                             .adam = {.steps = 1},
                             .accumulate = 1,
                             .threads = options->threads,
-                            .init_from = options->init_from};
+                            .init_from = options->init_from,
+                            .data = {.text = *options->text}};
     windows w = {
         .options = options, .run = {.options = &run, .world = world}, .all = options->text->count - 1};
     run.model.forward_only = true;
     if (w.all < 1)
         return MF_FAIL(MF_EINVAL, "a text of %lld tokens has nothing to predict", (long long)w.all + 1);
+    if (options->model.packed) MF_TRY(mf_text_is_separated(options->text));
     w.count = mf_ceil_div(w.all, options->model.tokens);
     if (options->windows > 0) w.count = mf_min(w.count, options->windows);
     MF_GO(mf_run_open(&w.run));

@@ -5,8 +5,23 @@
 
 enum { SKIPPED_MAX = 10 };
 
+/* A packed run on random tokens, or dry, has room for documents and none. */
+static bool has_documents(const mf_run_state *r) {
+    return r->options->model.packed && r->options->data.text.separated;
+}
+
+static int32_t *documents_at(const mf_run_state *r, int64_t at) {
+    return (int32_t *)r->documents.data + at * r->options->model.tokens;
+}
+
+mf_status mf_loop_set_documents(mf_run_state *r, int64_t at) {
+    return has_documents(r) ? mf_model_set_documents(r->model, documents_at(r, at)) : MF_OK;
+}
+
 void mf_loop_place(mf_run_state *r, int64_t at, const int32_t *ids, const int32_t *labels) {
+    const mf_train_options *o = r->options;
     int64_t rows = mf_model_rows(r->model);
+    if (has_documents(r)) mf_text_documents(&o->data.text, ids, o->model.tokens, documents_at(r, at));
     if (rows == 0) return;
     mf_model_cut(r->model, ids, (int32_t *)r->ids.data + at * rows);
     mf_model_cut(r->model, labels, (int32_t *)r->labels.data + at * rows);
@@ -36,6 +51,7 @@ mf_status mf_loop_update(mf_run_state *r, int64_t step, mf_update *u) {
                                  .labels = labels ? labels + at : NULL,
                                  .scale = (float)scale,
                                  .last = micro + 1 == o->accumulate};
+        MF_TRY(mf_loop_set_documents(r, micro * o->model.batch));
         MF_TRY(mf_model_gradients(r->model, &call, &loss));
         u->loss += loss;
     }
@@ -143,6 +159,7 @@ mf_status mf_loop_eval(mf_run_state *r, double *loss) {
     for (int64_t first = 0; first < count; first += batch * r->replicas) {
         double part = 0;
         place_evals(r, first + r->replica * batch, count);
+        MF_TRY(mf_loop_set_documents(r, 0));
         MF_TRY(mf_model_loss(r->model, r->ids.data, r->labels.data, &part));
         total += part;
     }

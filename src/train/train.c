@@ -64,6 +64,8 @@ static mf_status token_buffers(mf_run_state *r) {
     const mf_train_options *o = r->options;
     size_t step = (size_t)(o->accumulate * o->model.batch * mf_model_rows(r->model)) * sizeof(int32_t);
     size_t whole = (size_t)o->model.tokens * sizeof(int32_t);
+    size_t documents = o->model.packed ? (size_t)(o->accumulate * o->model.batch) * whole : 0;
+    MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, documents, "documents", &r->documents));
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, step, "tokens", &r->ids));
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, step, "labels", &r->labels));
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, whole, "a sequence", &r->whole_ids));
@@ -131,7 +133,7 @@ mf_status mf_run_open(mf_run_state *r) {
 }
 
 void mf_run_close(mf_run_state *r) {
-    mf_buffer *all[] = {&r->ids, &r->labels, &r->whole_ids, &r->whole_labels};
+    mf_buffer *all[] = {&r->documents, &r->ids, &r->labels, &r->whole_ids, &r->whole_labels};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(r->memory, all[i]);
     mf_host_free(r->step_s);
     mf_optimizer_destroy(r->optimizer);
@@ -152,6 +154,7 @@ mf_status mf_train(mf_world *world, const mf_train_options *options, const mf_tr
     mf_status status = MF_OK;
     mf_run_state r = {.options = options, .world = world};
     if (mf_world_rank(world) == 0) r.observer = observer;
+    if (options->model.packed) MF_TRY(mf_text_is_separated(&options->data.text));
     MF_GO(mf_run_open(&r));
     if (r.observer && r.observer->started)
         MF_GO(r.observer->started(r.observer->context, options, r.peak_flops));

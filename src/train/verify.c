@@ -74,12 +74,23 @@ static void take_down(run *r) {
     mf_memory_destroy(r->memory);
 }
 
-/* This replica's sequences of a micro-batch, this rank's tokens of them. */
+/* The first token of this replica's sequences of a micro-batch. */
+static int64_t begin_of(const run *r, int64_t micro) {
+    const mf_model_options *model = &r->options->model;
+    return (micro * r->replicas + r->replica) * model->batch * model->tokens;
+}
+
+static mf_status set_documents(run *r, int64_t micro) {
+    const int32_t *documents = r->options->documents;
+    return documents ? mf_model_set_documents(r->model, documents + begin_of(r, micro)) : MF_OK;
+}
+
+/* This rank's tokens of a micro-batch. */
 static void place(run *r, int64_t micro) {
     const mf_verify_options *o = r->options;
-    int64_t rows = mf_model_rows(r->model), first = (micro * r->replicas + r->replica) * o->model.batch;
+    int64_t rows = mf_model_rows(r->model);
     for (int64_t b = 0; b < o->model.batch && rows > 0; b++) {
-        int64_t at = (first + b) * o->model.tokens;
+        int64_t at = begin_of(r, micro) + b * o->model.tokens;
         mf_model_cut(r->model, o->ids + at, (int32_t *)r->ids.data + b * rows);
         mf_model_cut(r->model, o->labels + at, (int32_t *)r->labels.data + b * rows);
     }
@@ -99,6 +110,7 @@ static mf_status gradients(run *r, double *loss) {
     for (int64_t micro = 0; micro < micros; micro++) {
         double part = 0;
         place(r, micro);
+        MF_TRY(set_documents(r, micro));
         mf_gradient_call call = {
             .ids = r->ids.data, .labels = r->labels.data, .scale = (float)scale, .last = micro + 1 == micros};
         MF_TRY(mf_model_gradients(r->model, &call, &part));

@@ -56,13 +56,15 @@ static const struct {
     {4, "dp=2,tp=2,zero=0"},
 };
 
+/* Every mode, with documents where all is recomputed, and the loss alone. */
 static mf_status run_modes(mf_world *world, runs *all, parity_run *run) {
     for (int mode = MF_RECOMPUTE_NONE; mode <= MF_RECOMPUTE_BLOCK; mode++) {
         run->recompute = (mf_recompute)mode;
         run->two_calls = mode == MF_RECOMPUTE_ATTENTION;
+        run->packed = mode == MF_RECOMPUTE_BLOCK;
         MF_TRY(run_one(world, all, run));
     }
-    run->two_calls = false;
+    run->two_calls = run->packed = false;
     run->forward_only = true;
     return run_one(world, all, run);
 }

@@ -123,6 +123,15 @@ void parity_tokens(const parity_case *shape, int32_t *ids, int32_t *labels) {
     }
 }
 
+void parity_documents(const parity_case *shape, int32_t *begins) {
+    uint64_t key = mf_random_key("documents"), mean = (uint64_t)shape->tokens / 6 + 1;
+    for (int64_t i = 0; i < shape->batch * shape->tokens; i++) {
+        int64_t position = i % shape->tokens;
+        bool first = position == 0 || mf_random_u64(3, key, (uint64_t)i) % mean == 0;
+        begins[i] = first ? (int32_t)position : begins[i - 1];
+    }
+}
+
 double parity_scale(const parity_case *shape, const int32_t *labels) {
     int64_t count = 0;
     for (int64_t i = 0; i < shape->batch * shape->tokens; i++) count += labels[i] >= 0;
@@ -152,9 +161,10 @@ void parity_check(parity_run *run, bool no_borrow) {
     double tolerance = mf_tolerance(run->type);
     if (!status && run->loss_error < tolerance && run->worst < tolerance && run->norm_error < tolerance)
         return;
-    print_error("%s, %s, %s, recompute %d%s%s, %s: ", run->shape->name, run->mesh_text,
+    print_error("%s, %s, %s, recompute %d%s%s%s, %s: ", run->shape->name, run->mesh_text,
                 mf_dtype_name(run->type), (int)run->recompute, run->two_calls ? ", two calls" : "",
-                run->forward_only ? ", forward only" : "", no_borrow ? "sent" : "borrowed");
+                run->packed ? ", packed" : "", run->forward_only ? ", forward only" : "",
+                no_borrow ? "sent" : "borrowed");
     if (status)
         print_error("%s\n", mf_error_last()->message);
     else
@@ -184,7 +194,8 @@ static mf_status member_create(const parity_run *r, const mf_layout *layout, mf_
                                 .batch = out->batch,
                                 .tokens = r->shape->tokens,
                                 .seed = 11,
-                                .forward_only = r->forward_only};
+                                .forward_only = r->forward_only,
+                                .packed = r->packed};
     MF_TRY(mf_model_create(&options, layout, mesh, device, &out->model));
     out->state = mf_model_state_get(out->model);
     size_t bytes = (size_t)out->state.cut * sizeof(float);
@@ -227,9 +238,11 @@ static mf_status member_gradients(const parity_run *r, member *m, double scale, 
 /* *loss: the mean over all ranks of the member's mesh. */
 static mf_status member_run(const parity_run *r, member *m, double *loss) {
     const parity_case *s = r->shape;
-    int32_t ids[PARITY_TOKENS], labels[PARITY_TOKENS];
+    int32_t ids[PARITY_TOKENS], labels[PARITY_TOKENS], documents[PARITY_TOKENS];
     int64_t rows = mf_model_rows(m->model);
     parity_tokens(s, ids, labels);
+    parity_documents(s, documents);
+    if (r->packed) MF_TRY(mf_model_set_documents(m->model, documents + m->first * s->tokens));
     for (int64_t b = 0; b < m->batch && rows; b++) {
         int64_t at = (m->first + b) * s->tokens;
         mf_model_cut(m->model, ids + at, (int32_t *)m->ids.data + b * rows);

@@ -24,6 +24,7 @@ typedef struct parity_run {
     int threads;
     bool forward_only; /* loss alone, by a model that keeps nothing */
     bool two_calls;    /* gradients of one step by two calls */
+    bool packed;       /* with documents of random lengths */
     int models;        /* that follow each other on one mesh; 0: one */
     /* filled on rank 0 */
     double loss, loss_error, worst; /* relative */
@@ -50,6 +51,8 @@ void parity_check(parity_run *run, bool no_borrow);
 
 /* Token ids and labels of a case, some labels masked: [batch, tokens]. */
 void parity_tokens(const parity_case *shape, int32_t *ids, int32_t *labels);
+/* Where the document of each token begins, of mf_model_set_documents: [batch, tokens]. */
+void parity_documents(const parity_case *shape, int32_t *begins);
 /* 1 / unmasked labels. */
 double parity_scale(const parity_case *shape, const int32_t *labels);
 

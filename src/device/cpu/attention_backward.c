@@ -12,7 +12,7 @@
 typedef struct backward_wave {
     const attention_job *job;
     const attention_run *keys;
-    int64_t head_cost, cost; /* of one query head, of all in all sequences: visible pairs, about */
+    int64_t cost; /* of all heads in all sequences: visible pairs, about */
     int64_t lanes, lane;
     int64_t pending; /* column whose sums wait in grads[0]; -1: none */
 } backward_wave;
@@ -24,14 +24,16 @@ typedef struct backward_column {
     float *grads;       /* dk, then dv: [pad(keys), head_dim] each; NULL until the lane has a pair here */
 } backward_column;
 
-static int64_t pair_cost(const attention_job *job, const attention_run *queries, const attention_run *keys) {
-    return queries->rows * attention_seen(job->args, queries, keys).rows;
+/* Of one query head. */
+static int64_t pair_cost(const attention_job *job, int64_t batch, const attention_run *queries,
+                         const attention_run *keys) {
+    return queries->rows * attention_seen(job->args, batch, queries, keys).rows;
 }
 
 /* The keys that a tile sees, from a row on that leaves it room for the padding of what follows. */
 static attention_run keys_of(const backward_wave *wave, const attention_tile *tile) {
     const attention_run *all = wave->keys;
-    attention_run seen = attention_seen(wave->job->args, tile->run, all);
+    attention_run seen = attention_seen(wave->job->args, tile->batch, tile->run, all);
     int64_t skipped = (seen.position - all->position) & ~(int64_t)31;
     seen.rows += seen.position - all->position - skipped;
     seen.position = all->position + skipped;
@@ -48,7 +50,7 @@ static int64_t owner(const backward_wave *wave, int64_t cost_before) {
 static void gradient_tile(const attention_job *job, attention_lane *lane, const attention_tile *tile,
                           const attention_run *keys, int64_t m) {
     int64_t rows = tile->run->rows, total = tile->heads * rows, n = attention_pad(total);
-    int64_t window = job->args->window;
+    int64_t past = 0; /* the first row that the key is too early for */
     float scale = job->args->scale, factor = scale * MF_CPU_LOG2E;
     const float *lse = attention_at(lane, job->layout.row_a), *delta = attention_at(lane, job->layout.row_b);
     for (int64_t j = 0; j < m; j++) {
@@ -56,7 +58,10 @@ static void gradient_tile(const attention_job *job, attention_lane *lane, const 
         float *dp = (float *)attention_at(lane, job->layout.d_scores) + j * n;
         int64_t ahead = keys->position + j - tile->run->position;
         int64_t hidden = j < keys->rows ? mf_max(0, mf_min(ahead, rows)) : rows;
-        int64_t end = window ? mf_max(hidden, mf_min(ahead + window, rows)) : rows;
+        while (past < rows &&
+               attention_first_key(job->args, tile->batch, tile->run, past) <= keys->position + j)
+            past++;
+        int64_t end = mf_max(hidden, past);
         /* no remainders: those run one by one */
         int64_t from = hidden & ~(int64_t)15, until = mf_min((end + 15) & ~(int64_t)15, rows);
         for (int64_t at = 0; at < total; at += rows) {
@@ -172,7 +177,7 @@ static mf_status column_pairs(const backward_wave *wave, attention_lane *lane, b
                                column->kv_head};
         for (int64_t i = 0; i < queries->count; i++) {
             tile.run = &queries->run[i];
-            int64_t cost = tile.heads * pair_cost(job, tile.run, wave->keys);
+            int64_t cost = tile.heads * pair_cost(job, tile.batch, tile.run, wave->keys);
             if (cost && owner(wave, *before) == wave->lane) {
                 if (!column->grads) begin_column(wave, lane, column);
                 MF_TRY(backward_tile(wave, lane, &tile, column));
@@ -199,11 +204,12 @@ static mf_status wave_pairs(backward_wave *wave, attention_lane *lane) {
     return MF_OK;
 }
 
-static int64_t head_cost(const attention_job *job, const attention_run *keys) {
+static int64_t wave_cost(const attention_job *job, const attention_run *keys) {
+    const attention_runs *queries = &job->attention->queries;
     int64_t cost = 0;
-    for (int64_t i = 0; i < job->attention->queries.count; i++)
-        cost += pair_cost(job, &job->attention->queries.run[i], keys);
-    return cost;
+    for (int64_t b = 0; b < job->args->batch; b++)
+        for (int64_t i = 0; i < queries->count; i++) cost += pair_cost(job, b, &queries->run[i], keys);
+    return cost * job->args->heads;
 }
 
 /* Adds what lanes after the first to reach a column have summed, in their order. By one lane, between
@@ -219,12 +225,11 @@ static void settle(const backward_wave *wave) {
 }
 
 static void backward_lane(const attention_job *job, attention_lane *lane, int64_t index, int64_t lanes) {
-    const mf_attention_args *a = job->args;
     const attention_runs *keys = &job->attention->keys;
     for (int64_t i = 0; i < keys->count; i++) {
-        int64_t cost = head_cost(job, &keys->run[i]);
+        int64_t cost = wave_cost(job, &keys->run[i]);
         if (cost == 0) continue; /* every lane finds the same */
-        backward_wave wave = {job, &keys->run[i], cost, cost * a->heads * a->batch, lanes, index, -1};
+        backward_wave wave = {job, &keys->run[i], cost, lanes, index, -1};
         if (!lane->status) {
             lane->status = wave_pairs(&wave, lane);
             if (lane->status) lane->error = *mf_error_last();

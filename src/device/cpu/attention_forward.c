@@ -33,7 +33,6 @@ static void softmax_row(float *scores, int64_t visible, int64_t n, float factor,
 static void softmax_tile(const attention_job *job, attention_lane *lane, const attention_tile *tile,
                          int64_t at, const attention_run *keys, int64_t n) {
     int64_t d = job->args->head_dim, rows = tile->run->rows, total = tile->heads * rows;
-    int64_t window = job->args->window;
     float factor = job->args->scale * MF_CPU_LOG2E;
     float *scores = attention_at(lane, job->layout.scores), *o = attention_at(lane, job->layout.o);
     float *top = attention_at(lane, job->layout.row_a), *sum = attention_at(lane, job->layout.row_b);
@@ -41,7 +40,8 @@ static void softmax_tile(const attention_job *job, attention_lane *lane, const a
     for (int64_t r = 0; r < attention_pad(total); r++) {
         int64_t ahead = tile->run->position + r % rows - keys->position;
         int64_t visible = r < total ? mf_max(0, mf_min(ahead + 1, keys->rows)) : 0;
-        int64_t passed = window ? mf_max(0, mf_min(ahead + 1 - window, visible)) : 0;
+        int64_t first = attention_first_key(job->args, tile->batch, tile->run, r % rows) - keys->position;
+        int64_t passed = mf_max(0, mf_min(first, visible));
         memset(scores + r * n, 0, (size_t)passed * sizeof *scores);
         softmax_row(scores + r * n + passed, visible - passed, n - passed, factor, &top[at + r], &sum[at + r],
                     o + (at + r) * d, d);
@@ -69,7 +69,7 @@ static mf_status meet_keys(const attention_job *job, attention_lane *lane, const
     const mf_attention_args *a = job->args;
     const attention_tile *tile = unit->tiles;
     const mf_key_chunk *chunk = &a->keys[whole->chunk];
-    attention_run keys = attention_seen(a, tile->run, whole);
+    attention_run keys = attention_seen(a, tile->batch, tile->run, whole);
     if (keys.rows == 0) return MF_OK;
     int64_t d = a->head_dim, n = attention_pad(keys.rows);
     int64_t first = tile->batch * chunk->batch_ld + keys.row * chunk->ld + tile->kv_head * d;
@@ -83,10 +83,9 @@ static mf_status meet_keys(const attention_job *job, attention_lane *lane, const
     return MF_OK;
 }
 
-static bool sees_keys(const mf_attention_args *args, const attention_run *queries,
-                      const attention_runs *keys) {
+static bool sees_keys(const mf_attention_args *args, const attention_tile *tile, const attention_runs *keys) {
     for (int64_t i = 0; i < keys->count; i++)
-        if (attention_seen(args, queries, &keys->run[i]).rows > 0) return true;
+        if (attention_seen(args, tile->batch, tile->run, &keys->run[i]).rows > 0) return true;
     return false;
 }
 
@@ -172,7 +171,7 @@ static forward_unit unit_of(const attention_job *job, int64_t number, int64_t bl
 static mf_status forward_work(const attention_job *job, attention_lane *lane, const forward_unit *unit) {
     const attention_runs *keys = &job->attention->keys;
     if (!unit->count) return MF_OK;
-    bool sees = sees_keys(job->args, unit->tiles[0].run, keys);
+    bool sees = sees_keys(job->args, &unit->tiles[0], keys);
     if (!sees && job->args->merge) return MF_OK;
     begin_sums(job, lane, unit);
     if (sees) pack_unit(job, lane, unit);

@@ -107,12 +107,19 @@ void mf_cpu_attention_heads(const mf_attention_args *args, int64_t kv_head, int6
 
 mf_status mf_cpu_attention_lane_open(attention_lane *lane, dnnl_engine_t engine);
 void mf_cpu_attention_lane_close(attention_lane *lane);
+/* The position of the first key that a row of a run of queries may see; it never falls from row to row. */
+static inline int64_t attention_first_key(const mf_attention_args *args, int64_t batch,
+                                          const attention_run *queries, int64_t row) {
+    int64_t first = args->first_key ? args->first_key[batch * args->tokens + queries->row + row] : 0;
+    return args->window ? mf_max(first, queries->position + row - args->window + 1) : first;
+}
+
 /* What any row of a run of queries sees of a run of keys; no rows where that is nothing. */
-static inline attention_run attention_seen(const mf_attention_args *args, const attention_run *queries,
-                                           const attention_run *keys) {
+static inline attention_run attention_seen(const mf_attention_args *args, int64_t batch,
+                                           const attention_run *queries, const attention_run *keys) {
     attention_run seen = *keys;
     int64_t end = mf_min(keys->position + keys->rows, queries->position + queries->rows);
-    int64_t passed = args->window ? queries->position - args->window + 1 - keys->position : 0;
+    int64_t passed = attention_first_key(args, batch, queries, 0) - keys->position;
     passed = mf_max(0, mf_min(passed, keys->rows));
     seen.position += passed;
     seen.row += passed;
