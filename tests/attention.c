@@ -497,6 +497,8 @@ static void one_query_of_many_chunks(void **state) {
                        .queries = {{301, 1}},
                        .keys = {{0, 70}, {100, 3}, {103, 190}, {290, 40}}};
             check(&s);
+            s.document = 150;
+            check(&s);
         }
 }
 

@@ -13,7 +13,7 @@
 enum { BLOCK = 64, AT_ONCE = 16, HEADS = 4, LINE = 64 };
 
 bool mf_cpu_attention_is_single(const mf_attention_args *a) {
-    return a->tokens == 1 && a->query_chunks == 1 && a->queries[0].rows == 1 && !a->merge;
+    return a->tokens == 1 && a->query_chunks == 1 && a->queries[0].rows == 1 && !a->merge && !a->first_key;
 }
 
 /* What a thread has, in f32: sums and queries of all heads, AT_ONCE rows of a key head, and each head's
