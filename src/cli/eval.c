@@ -46,11 +46,7 @@ static void describe(command *c) {
     settings *s = &c->s;
     mf_flag_table *t = &c->table;
     add_inputs(s, t);
-    mf_table_group(t, "Layout");
-    mf_flag mesh = MF_TEXT("mesh", &s->mesh, "AXIS=N,...", "single, or axes and their ranks, as in train");
-    mesh.fallback = "single";
-    mf_table_add(t, mesh);
-    mf_run_settings_add_layout(&s->run, t);
+    mf_run_settings_add_mesh(&s->run, t, &s->mesh, "single, or axes and their ranks, as in train");
     mf_table_group(t, "Engine");
     mf_run_settings_add_engine(&s->run, t);
     mf_table_group(t, "Output");

@@ -86,11 +86,7 @@ static void describe(command *c) {
     mf_flag_table *t = &c->table;
     add_inputs(s, t);
     add_choices(s, t);
-    mf_table_group(t, "Layout");
-    mf_flag mesh = MF_TEXT("mesh", &s->mesh, "AXIS=N,...", "single, or axes and their ranks, as in train");
-    mesh.fallback = "single";
-    mf_table_add(t, mesh);
-    mf_run_settings_add_layout(&s->run, t);
+    mf_run_settings_add_mesh(&s->run, t, &s->mesh, "single, or axes and their ranks, as in train");
     mf_table_add(t, MF_INT("prefill-chunk", &s->portion, "2048", 1, 1 << 28,
                            "tokens of a prompt that are read at once, over all ranks"));
     mf_table_group(t, "Engine");

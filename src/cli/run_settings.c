@@ -53,6 +53,14 @@ void mf_run_settings_add_layout(mf_run_settings *s, mf_flag_table *t) {
                   "the optimizer's state; 0: all of it (default: 1)"));
 }
 
+void mf_run_settings_add_mesh(mf_run_settings *s, mf_flag_table *t, const char **mesh, const char *about) {
+    mf_flag flag = MF_TEXT("mesh", mesh, "AXIS=N,...", about);
+    flag.fallback = "single";
+    mf_table_group(t, "Layout");
+    mf_table_add(t, flag);
+    mf_run_settings_add_layout(s, t);
+}
+
 void mf_run_settings_add_meshes(mf_run_settings *s, mf_flag_table *t, mf_words *meshes, const char *about) {
     mf_table_add(t, (mf_flag){.name = "mesh",
                               .kind = MF_FLAG_LIST,

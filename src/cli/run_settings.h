@@ -31,6 +31,9 @@ void mf_run_settings_add_data(mf_run_settings *settings, mf_flag_table *table, m
                               const char *about);
 /* Streams, exchange, reduction, what is cut; --mesh is the command's own. */
 void mf_run_settings_add_layout(mf_run_settings *settings, mf_flag_table *table);
+/* Group "Layout": --mesh, a text of which `about` says more, and the same. */
+void mf_run_settings_add_mesh(mf_run_settings *settings, mf_flag_table *table, const char **mesh,
+                              const char *about);
 /* A list of --mesh, which `about` explains, and the same. */
 void mf_run_settings_add_meshes(mf_run_settings *settings, mf_flag_table *table, mf_words *meshes,
                                 const char *about);

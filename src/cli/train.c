@@ -44,15 +44,11 @@ static void add_inputs(settings *s, mf_flag_table *t) {
 }
 
 static void add_layout(settings *s, mf_flag_table *t) {
-    mf_table_group(t, "Layout");
-    mf_flag mesh =
-        MF_TEXT("mesh", &s->mesh, "AXIS=N,...",
-                "single, or axes and their ranks: tsp folds weights and tokens on one axis, tp cuts "
-                "weights, sp tokens, dp sequences; the flags below may stand here too, as in "
-                "sp=4,stream=gather");
-    mesh.fallback = "single";
-    mf_table_add(t, mesh);
-    mf_run_settings_add_layout(&s->run, t);
+    mf_run_settings_add_mesh(
+        &s->run, t, &s->mesh,
+        "single, or axes and their ranks: tsp folds weights and tokens on one axis, tp "
+        "cuts weights, sp tokens, dp sequences; the flags below may stand here too, as in "
+        "sp=4,stream=gather");
     mf_table_group(t, "Engine");
     mf_run_settings_add_engine(&s->run, t);
 }
