@@ -119,12 +119,14 @@ config 'settings.json: "lr" must be a number, not null' '{"lr": null}'
 config 'settings.json: "seq" 0: expected an integer from 1 to ' '{"seq": 0}'
 config 'settings.json: "data" must be an array of strings, not a string' '{"data": "text"}'
 config 'settings.json: "force" must be true or false, not an integer' '{"force": 1}'
-config 'settings.json: is not valid JSON: line 1: ' '{"seq": 4'
-config 'settings.json: is not valid JSON: line 2: ' $'{"seq": 4,\n "seq": 5}'
+config 'settings.json: is not valid JSON: .*line 1, ' '{"seq": 4'
+config 'settings.json: is not valid JSON: duplicate object key .*line 2, ' $'{"seq": 4,\n "seq": 5}'
 config 'settings.json: is not valid JSON: ' ''
 config 'settings.json: expected a JSON object' '[4]'
-ends 2 '--config: .*nosuch.json: No such file' train --config nosuch.json --out out
-ends 2 '--config hollow: is a folder, not a JSON file' train --config hollow --out out
+ends 2 'nosuch.json: cannot be opened: No such file' train --config nosuch.json --out out
+ends 2 'hollow: is not a regular file' train --config hollow --out out
+mkfifo pipe
+ends 2 'pipe: is not a regular file' train --config pipe --out out
 
 # --- --model ----------------------------------------------------------------------------------------------------------
 model_fields='architectures:["LlamaForCausalLM"] model_type:"llama" hidden_size:16 num_hidden_layers:1
@@ -240,7 +242,7 @@ init 'tensor model.embed_tokens.weight has data_offsets [0-9]+ to [0-9]+; the fi
 init 'is no safetensors file or cut short: its header would have 9223372036854775807 bytes'
 { cat "$whole" && echo more; } >given/model.safetensors
 init 'its last 5 bytes belong to no tensor'
-broken 'its header is not valid JSON' "${header%?}"
+broken 'is not valid JSON' "${header%?}"
 broken 'is no safetensors file: its header is no JSON object' "[]"
 edited 'tensor model.layers.0.self_attn.v_proj.weight overlaps the data before it' 's/\[1536,2048\]/[1024,1536]/'
 edited 'tensor [a-z0-9._]* has data_offsets -4 to 1020; the file.s data are 0 to ' 's/\[0,1024\]/[-4,1020]/'
@@ -255,7 +257,7 @@ edited 'tensor model.norm.weight is I32; F32, BF16 and F16 can be read' \
     's/\("model.norm.weight":{"dtype":"\)F32/\1I32/'
 edited 'tensor model.norm.weight has the unknown type Q4' 's/\("model.norm.weight":{"dtype":"\)F32/\1Q4/'
 edited 'has no tensor model.norm.weight, which the model needs' 's/model.norm.weight/model.norm.wait/'
-edited 'its header is not valid JSON: duplicate' 's/model.norm.weight/model.embed_tokens.weight/'
+edited 'is not valid JSON: duplicate' 's/model.norm.weight/model.embed_tokens.weight/'
 sed -i 's/"num_hidden_layers": 1/"num_hidden_layers": 2/' given/config.json
 cp "$whole" given/model.safetensors
 init 'has no tensor model.layers.1.self_attn.q_proj.weight, which the model needs'

@@ -65,6 +65,17 @@ static void test_long_message(void **state) {
     text[sizeof text - 1] = '\0';
     ASSERT_FAILS(MF_FAIL(MF_EIO, "%s", text), MF_EIO, "xxx");
     assert_int_equal(strlen(mf_error_last()->message), sizeof mf_error_last()->message - 1);
+    ASSERT_FAILS(MF_FAIL(MF_EIO, "%s: %s: is broken", "here", text), MF_EIO, ": is broken");
+    assert_non_null(strstr(mf_error_last()->message, "here: xxx"));
+}
+
+/* Names from files are in messages: with any characters, or cut within one. */
+static void test_clean_message(void **state) {
+    (void)state;
+    ASSERT_FAILS(MF_FAIL(MF_EIO, "a\nb\x7f: \xc3\xa4%.2s is cut", "\xe2\x82\xac"), MF_EIO, "");
+    assert_string_equal(mf_error_last()->message, "a b : \xc3\xa4 is cut");
+    ASSERT_FAILS(MF_FAIL(MF_EIO, "outside: %s", mf_error_last()->message), MF_EIO, "");
+    assert_string_equal(mf_error_last()->message, "outside: a b : \xc3\xa4 is cut");
 }
 
 static void test_names(void **state) {
@@ -597,6 +608,7 @@ int main(void) {
         cmocka_unit_test(test_trace_is_bounded),
         cmocka_unit_test(test_go),
         cmocka_unit_test(test_long_message),
+        cmocka_unit_test(test_clean_message),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_threads_errors),
         cmocka_unit_test(test_faults),

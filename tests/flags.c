@@ -217,6 +217,23 @@ static void refuses_files(void **state) {
     refuses("--config a --config b", MF_EINVAL, "--config is given twice");
 }
 
+/* A list takes time by its length, not by its square. */
+static void reads_a_long_list(void **state) {
+    (void)state;
+    enum { LONG = 1000000 };
+    fixture f;
+    char *json = NULL;
+    ASSERT_OK(mf_host_alloc(4 * LONG + 32, 1, &json));
+    size_t used = (size_t)sprintf(json, "{\"data\": [");
+    for (int i = 0; i < LONG; i++, used += 4) memcpy(json + used, i ? ",\"x\"" : " \"x\"", 4);
+    memcpy(json + used, "]}", 3);
+    ASSERT_OK(parse_with_config(&f, json, "--seq 8"));
+    assert_int_equal(f.s.data.count, LONG);
+    assert_string_equal(f.s.data.items[LONG - 1], "x");
+    mf_flags_free(&f.flags);
+    mf_host_free(json);
+}
+
 static void resolved_is_a_file(void **state) {
     (void)state;
     fixture f;
@@ -312,11 +329,17 @@ static int remove_file(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(takes_every_kind),   cmocka_unit_test(falls_back),
-        cmocka_unit_test(refuses_words),      cmocka_unit_test(refuses_numbers),
-        cmocka_unit_test(reads_a_file),       cmocka_unit_test(refuses_files),
-        cmocka_unit_test(resolved_is_a_file), cmocka_unit_test(helps),
-        cmocka_unit_test(finds_the_nearest),  cmocka_unit_test(survives_lost_memory),
+        cmocka_unit_test(takes_every_kind),
+        cmocka_unit_test(falls_back),
+        cmocka_unit_test(refuses_words),
+        cmocka_unit_test(refuses_numbers),
+        cmocka_unit_test(reads_a_file),
+        cmocka_unit_test(refuses_files),
+        cmocka_unit_test(reads_a_long_list),
+        cmocka_unit_test(resolved_is_a_file),
+        cmocka_unit_test(helps),
+        cmocka_unit_test(finds_the_nearest),
+        cmocka_unit_test(survives_lost_memory),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }

@@ -85,7 +85,7 @@ static void test_refused(void **state) {
     assert_null(text.bytes);
     put("blank", "");
     ASSERT_FAILS(mf_text_load((const char *[]){at("blank")}, 1, &text), MF_EINVAL,
-                 "blank: 1 files, all empty");
+                 "blank: 1 file, all empty");
     ASSERT_OK(mf_folder_make(at("bare")));
     ASSERT_FAILS(mf_text_load((const char *[]){at("bare")}, 1, &text), MF_EINVAL, "bare: 0 files");
     ASSERT_FAILS(mf_text_load(NULL, 0, &text), MF_EINVAL, "no file or folder was named");

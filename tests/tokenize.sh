@@ -68,7 +68,7 @@ refused 'give one of --data, --show and --decode' "${known[@]}" --show a --decod
 refused '--data needs --out' "${known[@]}" --data text
 refused 'is named NAME.bin' "${known[@]}" --data text --out no.ids
 refused 'absent: cannot be read' "${known[@]}" --data absent --out no.bin
-refused 'no text: 1 files' "${known[@]}" --data text/empty --out no.bin
+refused 'no text in text/empty: no ids come of it' "${known[@]}" --data text/empty --out no.bin
 refused '--separator <x>: .* no such token' "${known[@]}" --data text --out no.bin --separator '<x>'
 refused '--decode: x is no id' "${known[@]}" --decode x
 refused '--decode: 811 is no id from 0 to 810' "${known[@]}" --decode 811

@@ -358,6 +358,127 @@ static void test_refused_parts(void **state) {
     refused(LETTERS, "\"added_tokens\": {}", MF_EFORMAT, "are no list of tokens");
 }
 
+/* Linear, where a search from each token over all the space before it, or behind it, took hours. */
+static void check_tokens_of_space(const char *strips) {
+    enum { LONG = 1000000 };
+    char added[128], *text = NULL;
+    mf_tokenizer *tokenizer = NULL;
+    mf_encoder *encoder = NULL;
+    mf_ids ids = {0};
+    snprintf(added, sizeof added, "\"added_tokens\": [{\"id\": 3, \"content\": \" \", \"%s\": true}]",
+             strips);
+    ASSERT_OK(open_with(LETTERS, added, &tokenizer));
+    ASSERT_OK(mf_encoder_create(tokenizer, &encoder));
+    ASSERT_OK(mf_host_alloc(LONG, 1, &text));
+    memset(text, ' ', LONG - 1);
+    text[LONG - 1] = 'a';
+    ASSERT_OK(mf_encode(encoder, text, LONG, NULL, &ids));
+    assert_int_equal(ids.count, LONG);
+    mf_host_free(text);
+    mf_ids_free(&ids);
+    mf_encoder_destroy(encoder);
+    mf_tokenizer_close(tokenizer);
+}
+
+static void test_tokens_of_space(void **state) {
+    (void)state;
+    check_tokens_of_space("lstrip");
+    check_tokens_of_space("rstrip");
+}
+
+/* Marks in the wrong order are put right in less than quadratic time: U+0301 has class 230, U+0327 class 202.
+ */
+static void test_many_marks(void **state) {
+    (void)state;
+    enum { MARKS = 1000000 };
+    char *text = NULL;
+    subject s;
+    mf_ids ids[2] = {{0}};
+    begin(&s, "qwen2");
+    ASSERT_OK(mf_host_alloc(MARKS, 2, &text));
+    for (int ordered = 0; ordered < 2; ordered++) {
+        for (int i = 0; i < MARKS; i++)
+            memcpy(text + 2 * i, (i < MARKS / 2) == ordered ? "\xcc\xa7" : "\xcc\x81", 2);
+        ASSERT_OK(mf_encode(s.encoder, text, 2 * MARKS, NULL, &ids[ordered]));
+    }
+    assert_int_equal(ids[0].count, ids[1].count);
+    assert_memory_equal(ids[0].id, ids[1].id, (size_t)ids[0].count * sizeof *ids[0].id);
+    mf_host_free(text);
+    mf_ids_free(&ids[0]);
+    mf_ids_free(&ids[1]);
+    end(&s);
+}
+
+static void begin_growing(const char *part, mf_tokenizer **out) {
+#define GROW "{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\"}, \"content\": \"aaaaaaaaaa\"}"
+    char parts[1024];
+    snprintf(parts, sizeof parts,
+             "\"%s\": {\"type\": \"Sequence\", \"%ss\": [" GROW "," GROW "," GROW "," GROW "," GROW "]}",
+             part, part);
+    ASSERT_OK(open_with(LETTERS, parts, out));
+#undef GROW
+}
+
+/* What five replacements make of a letter; sixteen would fill any memory. */
+static void test_growth(void **state) {
+    (void)state;
+    mf_tokenizer *tokenizer = NULL;
+    mf_encoder *encoder = NULL;
+    mf_ids ids = {0};
+    char *text = NULL;
+    size_t bytes = 0;
+    begin_growing("normalizer", &tokenizer);
+    ASSERT_OK(mf_encoder_create(tokenizer, &encoder));
+    ASSERT_FAILS(mf_encode(encoder, "a", 1, NULL, &ids), MF_EUNSUPPORTED,
+                 "tokenizer.json: normalizer: makes");
+    mf_encoder_destroy(encoder);
+    mf_tokenizer_close(tokenizer);
+    begin_growing("decoder", &tokenizer);
+    ASSERT_FAILS(mf_decode(tokenizer, (int32_t[]){0}, 1, false, &text, &bytes), MF_EUNSUPPORTED,
+                 "tokenizer.json: decoder: makes");
+    mf_tokenizer_close(tokenizer);
+}
+
+/* `count` added tokens, of so many bytes each, behind the letters. */
+static mf_status open_with_added(int count, int bytes, mf_tokenizer **out) {
+    mf_bytes json = {0};
+    char entry[1200];
+    ASSERT_OK(mf_bytes_add(&json, "\"added_tokens\": [", 17));
+    for (int i = 0; i < count; i++) {
+        int length = snprintf(entry, sizeof entry, "%s{\"id\": %d, \"content\": \"%-*d\"}", i ? "," : "",
+                              i + 3, bytes, i);
+        ASSERT_OK(mf_bytes_add(&json, entry, (size_t)length));
+    }
+    ASSERT_OK(mf_bytes_add(&json, "]", 2));
+    mf_status status = open_with(LETTERS, (const char *)json.data, out);
+    mf_bytes_free(&json);
+    return status;
+}
+
+static void test_many_added(void **state) {
+    (void)state;
+    mf_tokenizer *tokenizer = NULL;
+    ASSERT_OK(open_with_added(100000, 7, &tokenizer));
+    assert_int_equal(mf_tokenizer_find(tokenizer, "99999  "), 100002);
+    mf_tokenizer_close(tokenizer);
+    ASSERT_FAILS(open_with_added(1, 1100, &tokenizer), MF_EUNSUPPORTED, "1100 bytes; at most 1024 are");
+    ASSERT_FAILS(open_with_added(4300, 1000, &tokenizer), MF_EUNSUPPORTED, "more than 4194304 bytes");
+}
+
+/* Small values are many times larger in memory. */
+static void test_many_values(void **state) {
+    (void)state;
+    enum { VALUES = 8400000 };
+    mf_tokenizer *tokenizer = NULL;
+    char *content = NULL;
+    ASSERT_OK(mf_host_alloc(VALUES, 2, &content));
+    for (int i = 0; i < VALUES; i++) memcpy(content + 2 * i, i ? ",1" : "[1", 2);
+    content[2 * VALUES - 1] = ']';
+    put_tokenizer(content, 2 * VALUES);
+    ASSERT_FAILS(mf_tokenizer_open(folder, &tokenizer), MF_EUNSUPPORTED, "more than 8388608 values");
+    mf_host_free(content);
+}
+
 /* A pattern that would take until the end of days on this text ends with an error. */
 static void test_catastrophe(void **state) {
     (void)state;
@@ -393,7 +514,7 @@ static void test_translation(void **state) {
     };
     static const char *const refused_ones[] = {"[a[b]]", "[a&&b]",  "[]a]",   "\\h",   "\\bx",
                                                "\\1",    "(?<n>x)", "a(?i)b", "a{2}?", "a{,3}",
-                                               "\\xe4",  "[\\W]",   "(?m:.)", "\\p{L"};
+                                               "\\xe4",  "[\\W]",   "(?m:.)", "\\p{L", "(*ACCEPT)"};
     mf_bytes out = {0};
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
         out.count = 0;
@@ -636,13 +757,25 @@ int main(void) {
     snprintf(folder, sizeof folder, "/tmp/mf_test_tokenizer_XXXXXX");
     if (!mkdtemp(folder)) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),          cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_invalid_utf8),    cmocka_unit_test(test_random_bytes),
-        cmocka_unit_test(test_long_words),      cmocka_unit_test(test_refused_models),
-        cmocka_unit_test(test_refused_parts),   cmocka_unit_test(test_catastrophe),
-        cmocka_unit_test(test_translation),     cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_mutations),       cmocka_unit_test(test_corpus),
-        cmocka_unit_test(test_threads),         cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_invalid_utf8),
+        cmocka_unit_test(test_random_bytes),
+        cmocka_unit_test(test_long_words),
+        cmocka_unit_test(test_refused_models),
+        cmocka_unit_test(test_refused_parts),
+        cmocka_unit_test(test_catastrophe),
+        cmocka_unit_test(test_translation),
+        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_corpus),
+        cmocka_unit_test(test_tokens_of_space),
+        cmocka_unit_test(test_many_marks),
+        cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_many_added),
+        cmocka_unit_test(test_many_values),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_ends),
         cmocka_unit_test(test_tokenize_faults),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,8 +43,8 @@ enum { MF_ERROR_TRACE = 12 };
 
 typedef struct mf_error {
     mf_status status;
-    int rank; /* rank it arose on, -1 outside any rank */
-    char message[512];
+    int rank;          /* rank it arose on, -1 outside any rank */
+    char message[512]; /* one line */
     struct {
         const char *file;
         int line;

@@ -60,12 +60,13 @@ mf_status mf_encoder_create(const mf_tokenizer *tokenizer, mf_encoder **out);
 void mf_encoder_destroy(mf_encoder *encoder);
 /* Adds the ids of text[0 .. bytes - 1] to `out`. What is not UTF-8 is read as U+FFFD, one for each maximal
  * subpart (Unicode 15, 3.9). options: NULL for none. On failure `out` holds what it held. MF_EINVAL for texts
- * of 2 GiB and more; MF_EUNSUPPORTED when a pattern of the file takes too many steps on this text. */
+ * of 2 GiB and more; MF_EUNSUPPORTED when a pattern of the file takes too many steps on this text, or its
+ * normalizer makes far more of it. */
 mf_status mf_encode(mf_encoder *encoder, const void *text, int64_t bytes, const mf_encode_options *options,
                     mf_ids *out);
 
 /* *text: NUL-terminated, always UTF-8; the caller frees it with mf_host_free. Ids without a token stand for
- * nothing. skip_special: leaves special tokens out. */
+ * nothing. skip_special: leaves special tokens out. MF_EUNSUPPORTED as mf_encode. */
 mf_status mf_decode(const mf_tokenizer *tokenizer, const int32_t *ids, int64_t count, bool skip_special,
                     char **text, size_t *bytes);
 

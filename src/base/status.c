@@ -1,6 +1,7 @@
 /* status.c: the thread's last error, and injected faults. */
 #include "meshfold/base.h"
 
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -44,14 +45,47 @@ mf_status mf_error_pass(const char *file, int line, mf_status status) {
     return status;
 }
 
+/* Bytes of the UTF-8 character that begins here; 0: none does, or a name was cut within it. */
+static int width_of(const char *text) {
+    unsigned char lead = (unsigned char)text[0];
+    int width = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+    for (int i = 1; i < width; i++)
+        if ((text[i] & 0xc0) != 0x80) return 0;
+    return width;
+}
+
+/* One line of whole characters, whatever names from files and flags are in it. */
+static void clean(char *text) {
+    char *to = text;
+    for (int width; *text; text += width ? width : 1) {
+        width = width_of(text);
+        if (width == 1 && iscntrl((unsigned char)*text)) *text = ' ';
+        memmove(to, text, (size_t)width);
+        to += width;
+    }
+    *to = 0;
+}
+
+/* What is too long loses its middle: at its ends stand where it went wrong, and why. */
+static void shorten(const char *text, char *out, size_t room) {
+    size_t length = strlen(text), head = room / 2, tail = room - head - sizeof "...";
+    if (length < room)
+        memcpy(out, text, length + 1);
+    else
+        snprintf(out, room, "%.*s...%s", (int)head, text, text + length - tail);
+}
+
 mf_status mf_fail_at(const char *file, int line, mf_status status, const char *format, ...) {
+    char whole[8192]; /* two paths of the longest kind; and an argument may be the last message */
     last_error.status = status;
     last_error.rank = thread_rank;
     last_error.depth = 0;
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(last_error.message, sizeof last_error.message, format, arguments);
+    vsnprintf(whole, sizeof whole, format, arguments);
     va_end(arguments);
+    shorten(whole, last_error.message, sizeof last_error.message);
+    clean(last_error.message);
     return mf_error_pass(file, line, status);
 }
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LABEL = 160, RANGE = 96 };
+enum { LABEL = 5000 /* a path, and more */, RANGE = 96 };
 
 /* How an error begins. */
 static void label(char *out, const mf_flag *flag, const char *file, const char *text) {
@@ -85,13 +85,17 @@ static mf_status set_switch(const mf_flag *flag, const char *text, bool *target)
     return MF_OK;
 }
 
+/* There is room for a power of two of items. */
 static mf_status append(mf_words *words, const char *text) {
+    size_t count = (size_t)words->count;
     const char **items = NULL;
-    MF_TRY(mf_host_alloc((size_t)words->count + 1, sizeof *items, &items));
-    for (int i = 0; i < words->count; i++) items[i] = words->items[i];
-    items[words->count] = text;
-    mf_host_free(words->items);
-    *words = (mf_words){items, words->count + 1};
+    if ((count & (count - 1)) == 0) {
+        MF_TRY(mf_host_alloc(count ? 2 * count : 1, sizeof *items, &items));
+        if (count) memcpy(items, words->items, count * sizeof *items);
+        mf_host_free(words->items);
+        words->items = items;
+    }
+    words->items[words->count++] = text;
     return MF_OK;
 }
 

@@ -1,8 +1,9 @@
 /* flags.c: a command's words and its configuration file, matched with the tables. */
 #include "cli/flag_value.h"
 
+#include "io/json_file.h"
+
 #include <string.h>
-#include <sys/stat.h>
 
 const mf_flag *mf_flags_at(const mf_flags *flags, int index) {
     for (int g = 0; g < flags->group_count; g++) {
@@ -122,16 +123,7 @@ static mf_status read_members(mf_flags *flags, const origin *from, json_t *objec
 }
 
 static mf_status read_file(mf_flags *flags) {
-    json_error_t error;
-    struct stat found;
-    if (stat(flags->config, &found) == 0 && S_ISDIR(found.st_mode))
-        return MF_FAIL(MF_EIO, "--config %s: is a folder, not a JSON file", flags->config);
-    flags->file = json_load_file(flags->config, JSON_REJECT_DUPLICATES, &error);
-    if (!flags->file && json_error_code(&error) == json_error_cannot_open_file)
-        return MF_FAIL(MF_EIO, "--config: %s", error.text);
-    if (!flags->file)
-        return MF_FAIL(MF_EFORMAT, "%s: is not valid JSON: line %d: %s", flags->config, error.line,
-                       error.text);
+    MF_TRY(mf_json_read(flags->config, &flags->file));
     if (!json_is_object(flags->file)) return MF_FAIL(MF_EFORMAT, "%s: expected a JSON object", flags->config);
     return read_members(flags, &(origin){flags->config, MF_FROM_FILE}, flags->file);
 }

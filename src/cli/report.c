@@ -3,7 +3,6 @@
 
 #include "meshfold/comm.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,15 +22,13 @@ static void let_first_speak(const mf_error *error) {
     if (rank && mf_launched_by_mpi() && error->rank < 0 && strcmp(rank, "0") != 0) sleep(2);
 }
 
-/* One line, whatever names from files and flags are in it; in one piece, between what other processes say. */
+/* In one piece, between what other processes say. */
 static void print_message(const mf_error *error) {
     char line[sizeof error->message + 64];
     int length = snprintf(line, sizeof line, "meshfold: error: ");
     if (error->rank >= 0)
         length += snprintf(line + length, sizeof line - (size_t)length, "rank %d: ", error->rank);
-    length += snprintf(line + length, sizeof line - (size_t)length, "%s", error->message);
-    for (int i = 0; i < length; i++)
-        if (iscntrl((unsigned char)line[i])) line[i] = ' ';
+    snprintf(line + length, sizeof line - (size_t)length, "%s", error->message);
     fprintf(stderr, "%s\n", line);
 }
 

@@ -6,8 +6,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A value of three bytes may take 240 in memory. Tokenizers with half a million merges have two million. */
+enum { VALUES_MOST = 1 << 23 };
+
+/* One less than there are, or more where the text is no JSON. */
+static int64_t count_values(const char *text, size_t bytes) {
+    int64_t count = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < bytes; i++) {
+        if (text[i] == '"') quoted = !quoted;
+        if (!quoted)
+            count += text[i] == ',' || text[i] == '[' || text[i] == '{';
+        else if (text[i] == '\\')
+            i++;
+    }
+    return count;
+}
+
 mf_status mf_json_parse(const char *path, const char *text, size_t bytes, json_t **out) {
     json_error_t error;
+    *out = NULL;
+    if (count_values(text, bytes) > VALUES_MOST)
+        return MF_FAIL(MF_EUNSUPPORTED, "%s: JSON of more than %d values is not supported", path,
+                       VALUES_MOST);
     *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
     if (*out) return MF_OK;
     return MF_FAIL(MF_EFORMAT, "%s: is not valid JSON: %.200s (line %d, column %d)", path, error.text,

@@ -98,9 +98,11 @@ static mf_status put_escape(translation *t) {
     return copy(t, 2);
 }
 
-/* Groups, looks ahead and behind. (?i) to the end of a group is one thing to both at the front only. */
+/* Groups, looks ahead and behind. (?i) to the end of a group is one thing to both at the front only; (*WORD)
+ * is PCRE2's alone. */
 static mf_status put_group(translation *t) {
     static const char *const known[] = {"(?:", "(?=", "(?!", "(?>", "(?<=", "(?<!", "(?i:", "(?-i:"};
+    if (t->at[1] == '*') return refuse(t, 2);
     if (t->at[1] != '?') return copy(t, 1);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strncmp(t->at, known[i], strlen(known[i]))) return copy(t, strlen(known[i]));

@@ -29,8 +29,8 @@ static mf_status total_bytes(const mf_sources *list, const char *const *paths, i
     if (list->count == 0)
         return MF_FAIL(MF_EINVAL, "no text in %s%s: 0 files in it", paths[0],
                        count > 1 ? " and what follows it" : "");
-    return MF_FAIL(MF_EINVAL, "no text in %s%s: %d files, all empty", paths[0],
-                   count > 1 ? " and what follows it" : "", list->count);
+    return MF_FAIL(MF_EINVAL, "no text in %s%s: %d file%s, all empty", paths[0],
+                   count > 1 ? " and what follows it" : "", list->count, list->count == 1 ? "" : "s");
 }
 
 mf_status mf_text_load(const char *const *paths, int count, mf_text *out) {

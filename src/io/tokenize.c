@@ -104,7 +104,7 @@ static mf_status encode_document(worker *w, const uint8_t *text, size_t bytes) {
     const mf_tokenize_options *o = w->job->options;
     if (!bytes) return MF_OK;
     mf_status status = mf_encode(w->encoder, text, (int64_t)bytes, &o->encode, &w->ids);
-    if (status) return MF_FAIL(status, "%.200s: %.280s", w->path, mf_error_last()->message);
+    if (status) return MF_FAIL(status, "%s: %s", w->path, mf_error_last()->message);
     w->documents++;
     return o->separator >= 0 ? mf_ids_add(&w->ids, o->separator) : MF_OK;
 }
@@ -272,7 +272,9 @@ mf_status mf_tokenize(const mf_tokenize_options *options, mf_tokenize_result *ou
     pthread_cond_init(&j.changed, NULL);
     MF_GO(mf_draft_open(options->out, &j.draft));
     MF_GO(run_all(&j));
-    if (!j.result.ids) MF_GO(MF_FAIL(MF_EINVAL, "no text: %d files, and nothing in them", j.sources.count));
+    if (!j.result.ids)
+        MF_GO(MF_FAIL(MF_EINVAL, "no text in %s%s: no ids come of it", options->paths[0],
+                      options->path_count > 1 ? " and what follows it" : ""));
     MF_GO(keep(&j));
     *out = j.result;
 fail:

@@ -25,6 +25,10 @@ void mf_ids_free(mf_ids *ids) {
     *ids = (mf_ids){0};
 }
 
+mf_status mf_tokenizer_blame(const mf_tokenizer *t, mf_status status) {
+    return status ? MF_FAIL(status, "%s: %s", t->path, mf_error_last()->message) : MF_OK;
+}
+
 static mf_status find_file(const char *path, char **out) {
     struct stat info;
     if (stat(path, &info) || !S_ISDIR(info.st_mode)) return mf_host_strdup(path, out);
@@ -82,18 +86,26 @@ static mf_status enter_name(mf_tokenizer *t, const mf_added_token *added) {
 }
 
 /* As it is looked for: as it is, or as the normalizer makes it. */
-static mf_status enter_added(mf_tokenizer *t, mf_matcher *matcher, mf_normal_scratch *scratch, int index) {
-    mf_added_token *added = &t->added.token[index];
+static mf_status make_findable(mf_tokenizer *t, mf_matcher *matcher, mf_normal_scratch *scratch, int index) {
+    const mf_added_token *added = &t->added.token[index];
     mf_token *token = &t->token[added->id];
     mf_stretch text = {(const uint8_t *)token->text, token->bytes, true};
-    added->text = NULL;
-    token->special = token->special || added->special;
     if (!added->normalized) return mf_finder_add(&t->added.plain, text.text, text.bytes, index);
     MF_TRY(mf_normalize(&t->normalizer, matcher, scratch, &text));
     if (!token->normalized) MF_TRY(mf_host_alloc(text.bytes + 1, 1, &token->normalized));
     memcpy(token->normalized, text.text, text.bytes);
     token->normalized_bytes = text.bytes;
     return mf_finder_add(&t->added.normalized, text.text, text.bytes, index);
+}
+
+static mf_status enter_added(mf_tokenizer *t, mf_matcher *matcher, mf_normal_scratch *scratch, int index) {
+    mf_added_token *added = &t->added.token[index];
+    mf_token *token = &t->token[added->id];
+    added->text = NULL;
+    token->special = token->special || added->special;
+    mf_status status = make_findable(t, matcher, scratch, index);
+    if (!status) return MF_OK;
+    return MF_FAIL(status, "%s: added token %.100s: %s", t->path, token->text, mf_error_last()->message);
 }
 
 static mf_status enter_all_added(mf_tokenizer *t) {

@@ -18,6 +18,10 @@ enum {
     MF_TOKENIZER_TEXT = INT32_MAX /* bytes of a text */
 };
 
+/* The most that a file's steps may make of so many bytes. None in use makes thirteen of one (NFKC of U+FDFA,
+ * spaces as "▁"); sixteen replacements by ten bytes would fill any memory. */
+static inline size_t mf_most_of(size_t bytes) { return 64 * bytes + 64; }
+
 /* Where in the file something is, for errors. */
 typedef struct mf_reading {
     const char *path, *part;
@@ -71,11 +75,12 @@ typedef struct mf_stretch {
 } mf_stretch;
 typedef struct mf_normal_scratch {
     mf_bytes text[2];
-    int32_t *points;
-    size_t point_room;
+    int32_t *points, *spare; /* the spare is for sorting */
+    size_t point_room, spare_room;
 } mf_normal_scratch;
 void mf_normal_scratch_free(mf_normal_scratch *scratch);
-/* *stretch points into the scratch afterwards, or where it did. */
+/* *stretch points into the scratch afterwards, or where it did. MF_EUNSUPPORTED when it grows beyond
+ * mf_most_of. */
 mf_status mf_normalize(const mf_normalizer *normalizer, mf_matcher *matcher, mf_normal_scratch *scratch,
                        mf_stretch *stretch);
 
@@ -212,6 +217,8 @@ struct mf_tokenizer {
 mf_status mf_template_read(const mf_reading *at, const json_t *part, mf_tokenizer *tokenizer);
 /* tokenizer_ends.c: bos and eos. */
 mf_status mf_tokenizer_find_ends(mf_tokenizer *tokenizer);
+/* tokenizer.c: the last error, with the file's name before it. */
+mf_status mf_tokenizer_blame(const mf_tokenizer *tokenizer, mf_status status);
 /* tokenizer.c: room for `more` ids. */
 mf_status mf_ids_reserve(mf_ids *ids, size_t more);
 

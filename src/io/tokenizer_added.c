@@ -4,6 +4,9 @@
 #include <string.h>
 #include <utf8proc.h>
 
+/* Of one token, since a search may follow it from every byte of a text; of all, in the finder. */
+enum { TOKEN_MOST = 1024, NODES_MOST = 1 << 22 };
+
 static mf_status read_token(const mf_reading *at, const json_t *entry, mf_added_token *out) {
     MF_TRY(mf_json_text(at, entry, "content", &out->text));
     MF_TRY(mf_json_id(at, json_object_get(entry, "id"), out->text, &out->id));
@@ -39,6 +42,9 @@ void mf_added_free(mf_added *added) {
 }
 
 static mf_status add_node(mf_finder *finder) {
+    if (finder->nodes == NODES_MOST)
+        return MF_FAIL(MF_EUNSUPPORTED, "with it they have more than %d bytes, which is not supported",
+                       NODES_MOST);
     MF_TRY(mf_grow(&finder->token, finder->nodes, &finder->room, 1, sizeof *finder->token));
     finder->token[finder->nodes++] = -1;
     return MF_OK;
@@ -48,6 +54,8 @@ mf_status mf_finder_add(mf_finder *finder, const void *text, size_t bytes, int t
     const uint8_t *byte = text;
     uint32_t node = 0;
     if (!bytes) return MF_OK;
+    if (bytes > TOKEN_MOST)
+        return MF_FAIL(MF_EUNSUPPORTED, "%zu bytes; at most %d are supported", bytes, TOKEN_MOST);
     if (!finder->edges.slot) MF_TRY(mf_pair_table_make(64, &finder->edges));
     if (!finder->nodes) MF_TRY(add_node(finder));
     finder->begins[byte[0]] = true;
@@ -109,18 +117,21 @@ static bool stands_alone(const mf_added_walk *walk, size_t begin, size_t end) {
     return end == walk->bytes || !is_word(mf_utf8_point(walk->text + end));
 }
 
-static size_t skip_space_left(const uint8_t *text, size_t from) {
-    while (from > 0) {
-        size_t last = mf_utf8_last(text, from);
-        if (!mf_utf8_is_space(mf_utf8_point(text + last))) break;
+/* Neither looks again at space that the last token has taken: a token may itself be a space, and all of the
+ * text be such tokens. */
+static size_t skip_space_left(const mf_added_walk *walk, size_t from) {
+    while (from > walk->done) {
+        size_t last = mf_utf8_last(walk->text, from);
+        if (!mf_utf8_is_space(mf_utf8_point(walk->text + last))) break;
         from = last;
     }
     return from;
 }
 
-static size_t skip_space_right(const uint8_t *text, size_t bytes, size_t from) {
-    while (from < bytes && mf_utf8_is_space(mf_utf8_point(text + from)))
-        from += (size_t)mf_utf8_width(text[from]);
+static size_t skip_space_right(const mf_added_walk *walk, size_t from) {
+    if (from < walk->done) from = walk->done;
+    while (from < walk->bytes && mf_utf8_is_space(mf_utf8_point(walk->text + from)))
+        from += (size_t)mf_utf8_width(walk->text[from]);
     return from;
 }
 
@@ -138,11 +149,8 @@ void mf_added_next(const mf_added *added, const mf_finder *finder, mf_added_walk
         if (token->single && !stands_alone(walk, at, at + length)) continue;
         walk->begin = at;
         walk->end = at + length;
-        if (token->left) {
-            size_t left = skip_space_left(walk->text, at);
-            walk->begin = left > walk->done ? left : walk->done;
-        }
-        if (token->right) walk->end = skip_space_right(walk->text, walk->bytes, walk->end);
+        if (token->left) walk->begin = skip_space_left(walk, at);
+        if (token->right) walk->end = skip_space_right(walk, walk->end);
         walk->token = token;
         return;
     }

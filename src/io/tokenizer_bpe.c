@@ -150,6 +150,8 @@ static mf_status encode_word(mf_encoder *e, const uint8_t *text, size_t bytes) {
     MF_TRY(mf_grow(&e->symbol, 0, &e->symbol_room, bytes, sizeof *e->symbol));
     MF_TRY(bpe->byte_level ? push_bytes(e, text, bytes, &u) : push_characters(e, text, bytes, &u));
     MF_TRY(push_unknowns(e, &u));
+    if (e->symbols > MF_TOKENIZER_TEXT)
+        return MF_FAIL(MF_EINVAL, "a word of %zu symbols is too long", e->symbols);
     MF_TRY(merge_all(e));
     return put_ids(e);
 }
@@ -159,7 +161,7 @@ static mf_status encode_cached(mf_encoder *e, const uint8_t *text, size_t bytes)
     mf_cached_word *word = &e->cache[mf_hash(text, bytes) & (CACHE_WORDS - 1)];
     if (word->bytes == bytes && !memcmp(word->text, text, bytes)) {
         MF_TRY(mf_ids_reserve(e->out, word->count));
-        memcpy(e->out->id + e->out->count, word->id, word->count * sizeof *word->id);
+        if (word->count) memcpy(e->out->id + e->out->count, word->id, word->count * sizeof *word->id);
         e->out->count += word->count;
         return MF_OK;
     }

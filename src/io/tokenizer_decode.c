@@ -15,8 +15,9 @@ struct mf_decoder {
     const mf_tokenizer *tokenizer;
     mf_matcher *matcher;
     bool skip_special;
-    bool whole; /* the text comes out at the end, so that what is no UTF-8 is known in time */
-    bool begun; /* a token has come */
+    bool whole;  /* the text comes out at the end, so that what is no UTF-8 is known in time */
+    bool begun;  /* a token has come */
+    size_t room; /* bytes that replacing may still make of the tokens that have come */
     memory memory[MF_TOKENIZER_STEPS];
     mf_bytes scratch[MF_TOKENIZER_STEPS], out;
 };
@@ -39,11 +40,11 @@ static mf_status read_plain(const mf_reading *at, const json_t *part, const char
     if (strcmp(type, "Metaspace")) return mf_json_refuse(at, type);
     step->kind = MF_DECODE_METASPACE;
     MF_TRY(mf_json_text(at, part, "replacement", &text));
+    if (!*text) return MF_FAIL(MF_EFORMAT, "%s: %s: Metaspace's replacement is empty", at->path, at->part);
     MF_TRY(mf_json_flag(at, part, "add_prefix_space", true, &step->drops_first));
     const char *scheme = json_string_value(json_object_get(part, "prepend_scheme"));
     if (scheme) step->drops_first = strcmp(scheme, "never") != 0;
-    MF_TRY(mf_pattern_literal(text, &step->pattern));
-    return MF_OK;
+    return mf_pattern_literal(text, &step->pattern);
 }
 
 static mf_status read_strip(const mf_reading *at, const json_t *part, mf_decode_step *step) {
@@ -100,9 +101,13 @@ static mf_status replace(mf_decoder *d, int index, const char *content, const ui
         if (!walk.found) break;
         MF_TRY(mf_bytes_add(out, text + done, walk.begin - done));
         MF_TRY(mf_bytes_add(out, content, strlen(content)));
+        if (out->count > d->room)
+            return MF_FAIL(MF_EUNSUPPORTED, "decoder: makes %zu bytes and more where it may make %zu",
+                           out->count, d->room);
         done = walk.end;
     }
     MF_TRY(mf_bytes_add(out, text + done, bytes - done));
+    d->room -= out->count < d->room ? out->count : d->room;
     return take(d, index + 1, out->data, out->count);
 }
 
@@ -131,6 +136,11 @@ static mf_status release(mf_decoder *d, int index) {
     return MF_OK;
 }
 
+/* What comes behind does not look where a token ends: bytes may go on as soon as they are a character. */
+static bool may_part(const mf_decode_chain *chain, int index) {
+    return index + 1 == chain->count || chain->step[index + 1].kind == MF_DECODE_FUSE;
+}
+
 static mf_status byte_fallback(mf_decoder *d, int index, const uint8_t *text, size_t bytes) {
     mf_bytes *held = &d->memory[index].held;
     int named = named_byte(text, bytes);
@@ -140,7 +150,8 @@ static mf_status byte_fallback(mf_decoder *d, int index, const uint8_t *text, si
     }
     uint8_t byte = (uint8_t)named;
     MF_TRY(mf_bytes_add(held, &byte, 1));
-    if (d->whole || mf_utf8_look(held->data, held->count).cut) return MF_OK;
+    if (d->whole || !may_part(&d->tokenizer->chain, index)) return MF_OK;
+    if (mf_utf8_look(held->data, held->count).cut) return MF_OK;
     return release(d, index);
 }
 
@@ -234,8 +245,10 @@ static mf_status take_id(mf_decoder *d, int32_t id) {
     if (d->skip_special && token->special) return MF_OK;
     if (t->chain.spaced && d->begun) MF_TRY(mf_bytes_add(&d->out, " ", 1));
     d->begun = true;
-    if (token->normalized) return take(d, 0, (const uint8_t *)token->normalized, token->normalized_bytes);
-    return take(d, 0, (const uint8_t *)token->text, token->bytes);
+    const char *text = token->normalized ? token->normalized : token->text;
+    size_t bytes = token->normalized ? token->normalized_bytes : token->bytes;
+    d->room += mf_most_of(bytes);
+    return take(d, 0, (const uint8_t *)text, bytes);
 }
 
 mf_status mf_decoder_create(const mf_tokenizer *tokenizer, bool skip_special, mf_decoder **out) {
@@ -275,7 +288,7 @@ static mf_status show(mf_decoder *d, const char **text, size_t *bytes) {
 
 mf_status mf_decoder_push(mf_decoder *d, int32_t id, const char **text, size_t *bytes) {
     d->out.count = 0;
-    MF_TRY(take_id(d, id));
+    MF_TRY(mf_tokenizer_blame(d->tokenizer, take_id(d, id)));
     return show(d, text, bytes);
 }
 
@@ -283,7 +296,7 @@ mf_status mf_decoder_end(mf_decoder *d, const char **text, size_t *bytes) {
     d->out.count = 0;
     mf_status status = finish(d);
     begin_again(d);
-    MF_TRY(status);
+    MF_TRY(mf_tokenizer_blame(d->tokenizer, status));
     return show(d, text, bytes);
 }
 
@@ -303,5 +316,5 @@ mf_status mf_decode(const mf_tokenizer *tokenizer, const int32_t *ids, int64_t c
     d->out = (mf_bytes){0};
 fail:
     mf_decoder_destroy(d);
-    return status;
+    return mf_tokenizer_blame(tokenizer, status);
 }

@@ -84,5 +84,5 @@ mf_status mf_encode(mf_encoder *encoder, const void *text, int64_t bytes, const 
     mf_status status = encode(encoder, (mf_stretch){text, (size_t)bytes, true}, options ? options : &none);
     encoder->out = NULL;
     if (status) out->count = before;
-    return status;
+    return mf_tokenizer_blame(encoder->tokenizer, status);
 }

@@ -1,6 +1,7 @@
 /* tokenizer_ends.c: which tokens begin and end a text. tokenizer.json does not say; the files beside it may.
  */
 #include "io/tokenizer.h"
+#include "io/json_file.h"
 #include "meshfold/io.h"
 
 #include <string.h>
@@ -9,22 +10,14 @@
 /* A file beside the tokenizer; *out is NULL where there is none. */
 static mf_status load_beside(const mf_tokenizer *tokenizer, const char *name, json_t **out) {
     mf_status status = MF_OK;
-    char *path = NULL, *content = NULL;
-    size_t bytes = 0;
-    json_error_t error;
+    char *path = NULL;
     const char *slash = strrchr(tokenizer->path, '/');
     int folder = slash ? (int)(slash + 1 - tokenizer->path) : 0;
     *out = NULL;
     MF_GO(mf_format(&path, "%.*s%s", folder, tokenizer->path, name));
-    if (access(path, F_OK) == 0) {
-        MF_GO(mf_file_read(path, &content, &bytes));
-        *out = json_loadb(content, bytes, 0, &error);
-        if (!*out)
-            MF_GO(MF_FAIL(MF_EFORMAT, "%s: is not valid JSON: line %d: %s", path, error.line, error.text));
-    }
+    if (access(path, F_OK) == 0) MF_GO(mf_json_read(path, out));
 fail:
     mf_host_free(path);
-    mf_host_free(content);
     return status;
 }
 

@@ -42,8 +42,8 @@ mf_status mf_json_pattern(const mf_reading *at, const json_t *object, mf_pattern
     const char *expression = json_string_value(json_object_get(pattern, "Regex"));
     if (!literal == !expression || json_object_size(pattern) != 1)
         return MF_FAIL(MF_EFORMAT, "%s: %s: its pattern is neither a String nor a Regex", at->path, at->part);
-    if (literal) return mf_pattern_literal(literal, out);
-    return mf_pattern_compile(expression, out);
+    mf_status status = literal ? mf_pattern_literal(literal, out) : mf_pattern_compile(expression, out);
+    return status ? MF_FAIL(status, "%s: %s: %s", at->path, at->part, mf_error_last()->message) : MF_OK;
 }
 
 mf_status mf_json_refuse(const mf_reading *at, const char *type) {

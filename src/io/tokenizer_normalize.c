@@ -64,19 +64,67 @@ void mf_normal_scratch_free(mf_normal_scratch *scratch) {
     mf_bytes_free(&scratch->text[0]);
     mf_bytes_free(&scratch->text[1]);
     mf_host_free(scratch->points);
+    mf_host_free(scratch->spare);
+}
+
+/* *count: of the characters that text's come apart into, as they come. */
+static mf_status decompose(int options, mf_normal_scratch *scratch, const uint8_t *text, size_t bytes,
+                           size_t *count) {
+    enum { MOST = 32 }; /* of one character: U+FDFA has 18 */
+    for (size_t at = 0; at < bytes; at += (size_t)mf_utf8_width(text[at])) {
+        MF_TRY(mf_grow(&scratch->points, *count, &scratch->point_room, MOST, sizeof *scratch->points));
+        utf8proc_ssize_t more =
+            utf8proc_decompose_char((utf8proc_int32_t)mf_utf8_point(text + at), scratch->points + *count,
+                                    MOST, (utf8proc_option_t)options, NULL);
+        if (more < 0 || more > MOST) return MF_FAIL(MF_ELIBRARY, "utf8proc: %s", utf8proc_errmsg(more));
+        *count += (size_t)more;
+    }
+    return MF_OK;
+}
+
+static int class_of(int32_t point) { return utf8proc_get_property(point)->combining_class; }
+
+/* Two sorted runs, [0, middle) and [middle, count), into out: [count]. */
+static void merge(const int32_t *points, size_t middle, size_t count, int32_t *out) {
+    size_t a = 0, b = middle;
+    for (size_t i = 0; i < count; i++) {
+        bool first = b == count || (a < middle && class_of(points[a]) <= class_of(points[b]));
+        out[i] = first ? points[a++] : points[b++];
+    }
+}
+
+/* Marks by their classes, those of one class as they came. spare: [count]. */
+static void sort_marks(int32_t *points, size_t count, int32_t *spare) {
+    size_t middle = count / 2;
+    if (count < 2) return;
+    sort_marks(points, middle, spare);
+    sort_marks(points + middle, count - middle, spare);
+    if (class_of(points[middle - 1]) <= class_of(points[middle])) return;
+    merge(points, middle, count, spare);
+    memcpy(points, spare, count * sizeof *points);
+}
+
+/* Canonical order (Unicode 15, 3.11). utf8proc's own takes quadratic time where all of a text is marks. */
+static mf_status order_marks(mf_normal_scratch *scratch, size_t count) {
+    int32_t *points = scratch->points;
+    MF_TRY(mf_grow(&scratch->spare, 0, &scratch->spare_room, count, sizeof *scratch->spare));
+    for (size_t at = 0, end; at < count; at = end + 1) {
+        for (end = at; end < count && class_of(points[end]); end++) {
+        }
+        sort_marks(points + at, end - at, scratch->spare);
+    }
+    return MF_OK;
 }
 
 /* text in one of the four forms, by utf8proc. */
 static mf_status add_form(int options, mf_normal_scratch *scratch, const uint8_t *text, size_t bytes,
                           mf_bytes *out) {
+    size_t count = 0;
     options |= UTF8PROC_STABLE;
+    MF_TRY(decompose(options, scratch, text, bytes, &count));
+    MF_TRY(order_marks(scratch, count));
     utf8proc_ssize_t points =
-        utf8proc_decompose(text, (utf8proc_ssize_t)bytes, NULL, 0, (utf8proc_option_t)options);
-    if (points < 0) return MF_FAIL(MF_ELIBRARY, "utf8proc: %s", utf8proc_errmsg(points));
-    MF_TRY(mf_grow(&scratch->points, 0, &scratch->point_room, (size_t)points + 1, sizeof *scratch->points));
-    points = utf8proc_decompose(text, (utf8proc_ssize_t)bytes, scratch->points, points,
-                                (utf8proc_option_t)options);
-    points = utf8proc_normalize_utf32(scratch->points, points, (utf8proc_option_t)options);
+        utf8proc_normalize_utf32(scratch->points, (utf8proc_ssize_t)count, (utf8proc_option_t)options);
     if (points < 0) return MF_FAIL(MF_ELIBRARY, "utf8proc: %s", utf8proc_errmsg(points));
     MF_TRY(mf_bytes_reserve(out, 4 * (size_t)points));
     for (utf8proc_ssize_t i = 0; i < points; i++)
@@ -134,7 +182,14 @@ static mf_status lowercase(const mf_stretch *in, mf_bytes *out) {
     return MF_OK;
 }
 
-static mf_status replace(const mf_normal_step *step, mf_matcher *matcher, mf_stretch *in, mf_bytes *out) {
+static mf_status check_growth(const mf_bytes *out, size_t most) {
+    if (out->count <= most) return MF_OK;
+    return MF_FAIL(MF_EUNSUPPORTED, "normalizer: makes %zu bytes and more where it may make %zu", out->count,
+                   most);
+}
+
+static mf_status replace(const mf_normal_step *step, mf_matcher *matcher, mf_stretch *in, size_t most,
+                         mf_bytes *out) {
     mf_walk walk = {.text = in->text, .bytes = in->bytes};
     size_t done = 0, content = strlen(step->content);
     for (;;) {
@@ -142,6 +197,7 @@ static mf_status replace(const mf_normal_step *step, mf_matcher *matcher, mf_str
         if (!walk.found) break;
         MF_TRY(mf_bytes_add(out, in->text + done, walk.begin - done));
         MF_TRY(mf_bytes_add(out, step->content, content));
+        MF_TRY(check_growth(out, most));
         if (walk.begin == 0 && walk.end > 0 && !content) in->first = false;
         done = walk.end;
     }
@@ -163,12 +219,12 @@ static void strip(const mf_normal_step *step, mf_stretch *in) {
 }
 
 static mf_status take_step(const mf_normal_step *step, mf_matcher *matcher, mf_normal_scratch *scratch,
-                           mf_stretch *in, mf_bytes *out) {
+                           mf_stretch *in, size_t most, mf_bytes *out) {
     switch (step->kind) {
     case MF_NORMAL_LOWERCASE:
         return lowercase(in, out);
     case MF_NORMAL_REPLACE:
-        return replace(step, matcher, in, out);
+        return replace(step, matcher, in, most, out);
     case MF_NORMAL_PREPEND:
         if (in->bytes) MF_TRY(mf_bytes_add(out, step->content, strlen(step->content)));
         return mf_bytes_add(out, in->text, in->bytes);
@@ -180,6 +236,7 @@ static mf_status take_step(const mf_normal_step *step, mf_matcher *matcher, mf_n
 mf_status mf_normalize(const mf_normalizer *normalizer, mf_matcher *matcher, mf_normal_scratch *scratch,
                        mf_stretch *stretch) {
     int made = 0;
+    size_t most = mf_most_of(stretch->bytes);
     for (int i = 0; i < normalizer->count; i++) {
         const mf_normal_step *step = &normalizer->step[i];
         if (step->kind == MF_NORMAL_STRIP) {
@@ -189,7 +246,8 @@ mf_status mf_normalize(const mf_normalizer *normalizer, mf_matcher *matcher, mf_
         mf_bytes *out = &scratch->text[made++ % 2]; /* the text is in the other, or outside */
         out->count = 0;
         MF_TRY(mf_bytes_reserve(out, stretch->bytes));
-        MF_TRY(take_step(step, matcher, scratch, stretch, out));
+        MF_TRY(take_step(step, matcher, scratch, stretch, most, out));
+        MF_TRY(check_growth(out, most));
         stretch->text = out->data;
         stretch->bytes = out->count;
     }

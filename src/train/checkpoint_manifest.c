@@ -129,6 +129,16 @@ static mf_status read_text(const reader *r, const json_t *in, const char *name, 
     return *out ? MF_OK : MF_FAIL(MF_EFORMAT, "%s: \"%s\" is no text", r->path, name);
 }
 
+/* Cut, it might end within a character. */
+static mf_status read_description(const reader *r, const json_t *in, const char *name,
+                                  char out[MF_LAYOUT_DESCRIPTION]) {
+    const char *text = NULL;
+    MF_TRY(read_text(r, in, name, &text));
+    if (snprintf(out, MF_LAYOUT_DESCRIPTION, "%s", text) < MF_LAYOUT_DESCRIPTION) return MF_OK;
+    return MF_FAIL(MF_EFORMAT, "%s: \"%s\" is longer than %d bytes", r->path, name,
+                   MF_LAYOUT_DESCRIPTION - 1);
+}
+
 static mf_status read_real(const reader *r, const json_t *in, const char *name, double *out) {
     const json_t *value = json_object_get(in, name);
     *out = json_is_null(value) ? (double)NAN : json_number_value(value);
@@ -185,17 +195,15 @@ static mf_status check_checksum(const reader *r, json_t *root) {
 
 static mf_status read_run(const reader *r, mf_manifest *out) {
     const json_t *run = NULL;
-    const char *mesh = NULL, *layout = NULL, *type = NULL;
+    const char *type = NULL;
     int64_t seed = 0;
     MF_TRY(read_object(r, r->root, "run", &run));
     MF_TRY(read_integer(r, run, "params", 1, INT64_MAX, &out->params));
     out->converted = json_is_true(json_object_get(run, "converted"));
     if (out->converted) return MF_OK;
-    MF_TRY(read_text(r, run, "mesh", &mesh));
-    MF_TRY(read_text(r, run, "layout", &layout));
+    MF_TRY(read_description(r, run, "mesh", out->mesh));
+    MF_TRY(read_description(r, run, "layout", out->layout));
     MF_TRY(read_text(r, run, "dtype", &type));
-    snprintf(out->mesh, sizeof out->mesh, "%s", mesh);
-    snprintf(out->layout, sizeof out->layout, "%s", layout);
     out->type = strcmp(type, mf_dtype_name(MF_BF16)) == 0 ? MF_BF16 : MF_F32;
     if (strcmp(type, mf_dtype_name(out->type)) != 0)
         return MF_FAIL(MF_EFORMAT, "%s: \"dtype\" is %.40s; f32 and bf16 are known", r->path, type);
