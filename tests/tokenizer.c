@@ -8,7 +8,6 @@
 #include "meshfold/io.h"
 #include "meshfold/tokenizer.h"
 
-#include <dirent.h>
 #include <jansson.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -16,7 +15,6 @@
 #include <unistd.h>
 
 #define GOLDEN MESHFOLD_SOURCE "/tests/golden/tokenizer/"
-#define CORPUS MESHFOLD_SOURCE "/tests/corpus/tokenizer/"
 
 static const char *const names[] = {"gpt2",     "llama3",  "qwen2",     "gpt4o", "llama2",
                                     "crossing", "mistral", "metaspace", "parts"};
@@ -629,25 +627,6 @@ static void test_mutations(void **state) {
     }
 }
 
-static void test_corpus(void **state) {
-    (void)state;
-    DIR *dir = opendir(CORPUS);
-    int tried = 0;
-    assert_non_null(dir);
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        char *content = NULL;
-        size_t bytes = 0;
-        if (entry->d_name[0] == '.') continue;
-        snprintf(path_text, sizeof path_text, CORPUS "%.100s", entry->d_name);
-        ASSERT_OK(mf_file_read(path_text, &content, &bytes));
-        try_content(content, bytes);
-        mf_host_free(content);
-        tried++;
-    }
-    closedir(dir);
-    assert_true(tried > 0);
-}
-
 typedef struct encoding {
     pthread_t thread;
     const mf_tokenizer *tokenizer;
@@ -757,25 +736,15 @@ int main(void) {
     snprintf(folder, sizeof folder, "/tmp/mf_test_tokenizer_XXXXXX");
     if (!mkdtemp(folder)) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_invalid_utf8),
-        cmocka_unit_test(test_random_bytes),
-        cmocka_unit_test(test_long_words),
-        cmocka_unit_test(test_refused_models),
-        cmocka_unit_test(test_refused_parts),
-        cmocka_unit_test(test_catastrophe),
-        cmocka_unit_test(test_translation),
-        cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_mutations),
-        cmocka_unit_test(test_corpus),
-        cmocka_unit_test(test_tokens_of_space),
-        cmocka_unit_test(test_many_marks),
-        cmocka_unit_test(test_growth),
-        cmocka_unit_test(test_many_added),
-        cmocka_unit_test(test_many_values),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_golden),          cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_invalid_utf8),    cmocka_unit_test(test_random_bytes),
+        cmocka_unit_test(test_long_words),      cmocka_unit_test(test_refused_models),
+        cmocka_unit_test(test_refused_parts),   cmocka_unit_test(test_catastrophe),
+        cmocka_unit_test(test_translation),     cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_mutations),       cmocka_unit_test(test_tokens_of_space),
+        cmocka_unit_test(test_many_marks),      cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_many_added),      cmocka_unit_test(test_many_values),
+        cmocka_unit_test(test_threads),         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_tokenize_faults),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
