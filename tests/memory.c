@@ -8,6 +8,8 @@
 
 enum { RANKS = 8 };
 
+static const mf_dtype first_type = MF_TEST_SPARSE ? MF_BF16 : MF_F32;
+
 typedef struct measured {
     mf_model_options options;
     mf_mesh_spec mesh;
@@ -96,7 +98,7 @@ static void at_most(const char *what, mf_dtype type, int64_t got, double limit) 
 
 static void state_is_one_share(void **unused) {
     (void)unused;
-    for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+    for (mf_dtype type = first_type; type <= MF_BF16; type++) {
         mf_model_options options = wide(type);
         measured alone = measure("single", &options, false, false),
                  cut = measure("tsp=8", &options, false, false);
@@ -112,8 +114,9 @@ static void state_is_one_share(void **unused) {
 
 static void activations_are_one_share(void **unused) {
     (void)unused;
-    for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
-        for (int mode = MF_RECOMPUTE_NONE; mode <= MF_RECOMPUTE_BLOCK; mode++) {
+    for (mf_dtype type = first_type; type <= MF_BF16; type++) {
+        for (int mode = MF_TEST_SPARSE ? MF_RECOMPUTE_BLOCK : MF_RECOMPUTE_NONE; mode <= MF_RECOMPUTE_BLOCK;
+             mode++) {
             mf_model_options options = wide(type);
             options.config.hidden = 128;
             options.config.ffn = 512;
@@ -133,7 +136,7 @@ static void activations_are_one_share(void **unused) {
  * owner. */
 static void in_flight_is_two_shards_and_a_head_group(void **unused) {
     (void)unused;
-    for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+    for (mf_dtype type = first_type; type <= MF_BF16; type++) {
         mf_model_options options = wide(type);
         const mf_model_config *c = &options.config;
         double size = (double)mf_dtype_bytes(type), h = (double)c->hidden;
@@ -196,7 +199,7 @@ static void replicas_share_the_optimizer(void **unused) {
     measured alone = measure("single", &options, false, false);
     double whole = (double)alone.worst.peak[MF_OPTIMIZER] - norms;
     const char *const cut[] = {"dp=4", "sp=4", "dp=2,sp=2"};
-    for (int i = 0; i < 3; i++) {
+    for (int i = MF_TEST_SPARSE ? 2 : 0; i < 3; i++) {
         measured m = measure(cut[i], &options, false, false);
         at_most(cut[i], MF_BF16, m.worst.peak[MF_OPTIMIZER], 1.01 / 4 * whole + norms);
     }
