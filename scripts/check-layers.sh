@@ -21,7 +21,7 @@ declare -A knows=(
 )
 
 # Headers that have another name than their room.
-declare -A header_room=([rates]=plan [analytic]=plan [checkpoint]=train [convert]=train [tokenizer]=io)
+declare -A header_room=([rates]=plan [analytic]=plan [checkpoint]=train [convert]=train [tokenizer]=io [cut]=schedule)
 
 breaches=0
 breach() {

@@ -38,7 +38,14 @@ struct mf_reduction_kind {
 };
 
 /* Signals of an axis, so that no two uses share one. */
-enum { MF_SIGNAL_RING, MF_SIGNAL_KEYS_READY, MF_SIGNAL_KEYS_READ, MF_SIGNAL_KEY_GRADS };
+enum {
+    MF_SIGNAL_RING,
+    MF_SIGNAL_KEYS_READY,
+    MF_SIGNAL_KEYS_READ,
+    MF_SIGNAL_KEY_GRADS,
+    MF_SIGNAL_CUT_READY,
+    MF_SIGNAL_CUT_READ
+};
 
 static inline mf_status mf_signal_next(mf_comm *comm, int slot) {
     return mf_signal(comm, slot, mf_signalled(comm, slot) + 1);

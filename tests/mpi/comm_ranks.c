@@ -2,6 +2,7 @@
  * end. Prints its error and ends the job, as a program should. */
 #include "comm_scenario.h"
 #include "comm/ops.h"
+#include "cut_scenario.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -37,6 +38,10 @@ static mf_status values(mf_world *world, bool borrows) {
     MF_TRY(check_shared(comm));
     MF_TRY(many_windows(comm));
     MF_TRY(check_grid(world));
+    for (int i = 0; i < 30; i++) {
+        cut_trial trial = cut_trial_at(i);
+        MF_TRY(cut_trial_run(world, &trial));
+    }
     mf_comm_stat stats[MF_COMM_OPS];
     mf_comm_stats(comm, stats);
     EXPECT((stats[MF_OP_REDUCE].bytes > 0) == (mf_world_size(world) > 1));
