@@ -147,3 +147,8 @@ if command -v mpiexec >/dev/null; then
     [ "$(tokens mpi.json)" = "$(tokens all-single.json)" ] || complain 'mpi: other tokens'
 fi
 exit $((failures > 0))
+    on_two=(-n 1 "$meshfold" generate --model run/model --mesh tsp=2 --threads 1)
+    ! mpiexec "${on_two[@]}" --prompt abc : "${on_two[@]}" --prompt abd >out 2>err || complain 'mpi: two prompts'
+    grep -q 'rank 1: prompt 1 is not the same' err || complain "mpi, two prompts: $(cat err)"
+    ! mpiexec -n 2 "${on_two[@]:2}" --prompt-file - <one >out 2>err || complain 'mpi: stdin'
+    grep -q 'name a file' err || complain "mpi, stdin: $(cat err)"

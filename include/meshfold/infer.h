@@ -67,7 +67,7 @@ typedef struct mf_generate_options {
     int threads; /* per rank */
     const char *init_from;
     int prompts;
-    const mf_prompt *prompt; /* [prompts] the same on every rank */
+    const mf_prompt *prompt; /* [prompts] the same on every rank, else MF_EINVAL */
     int64_t most;            /* new tokens of each */
     mf_sampling sampling;
     int stops;

@@ -144,13 +144,15 @@ static mf_status add_file(command *c, const char *path) {
     return status;
 }
 
-/* What can be read to its end, which a pipe can once. */
+/* What can be read to its end, which a pipe can once, and of several processes the first alone. */
 static mf_status add_stdin(command *c) {
     enum { AT_ONCE = 1 << 16 };
     mf_status status = MF_OK;
     growing all = {0};
     char *some = NULL;
     size_t got = 0;
+    if (mf_run_settings_mpi(&c->s.run) && mf_mesh_ranks(&c->options.mesh) > 1)
+        return MF_FAIL(MF_EINVAL, "-: under mpiexec stdin is rank 0's alone; name a file");
     MF_TRY(mf_host_alloc(AT_ONCE, 1, &some));
     while ((got = fread(some, 1, AT_ONCE, stdin)) > 0) MF_GO(add_text(&all, some, got));
     if (ferror(stdin)) MF_GO(MF_FAIL(MF_EIO, "stdin can't be read: %s", strerror(errno)));

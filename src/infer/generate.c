@@ -1,5 +1,6 @@
 /* generate.c: prompts are read, one after another, in portions; then all go on together, a token a step. The
  * last token of a prompt is the first that goes through a step, so that only steps have scores. */
+#include "io/digest.h"
 #include "meshfold/infer.h"
 #include "train/loop.h"
 
@@ -68,10 +69,30 @@ fail:
     return status;
 }
 
+/* Ranks that read other tokens would wait for each other, or make sense of nothing. */
+static mf_status check_same_prompts(const session *s) {
+    mf_status status = MF_OK;
+    const mf_generate_options *o = s->options;
+    mf_digest *own = NULL, *first = NULL;
+    MF_GO(mf_host_alloc((size_t)o->prompts, sizeof *own, &own));
+    MF_GO(mf_host_alloc((size_t)o->prompts, sizeof *first, &first));
+    for (int i = 0; i < o->prompts; i++)
+        first[i] = own[i] = mf_digest_of(o->prompt[i].ids, (size_t)o->prompt[i].count * sizeof(int32_t));
+    MF_GO(mf_broadcast(s->run.mesh.world, first, (size_t)o->prompts * sizeof *first, 0, NULL));
+    for (int i = 0; i < o->prompts; i++)
+        if (own[i].bytes != first[i].bytes || own[i].xxh3 != first[i].xxh3)
+            MF_GO(MF_FAIL(MF_EINVAL, "prompt %d is not the same as on rank 0", i + 1));
+fail:
+    mf_host_free(own);
+    mf_host_free(first);
+    return status;
+}
+
 static mf_status open_session(session *s) {
     const mf_generate_options *o = s->options;
     size_t vocab = (size_t)o->model.config.vocab, texts = 0;
     MF_TRY(mf_run_open(&s->run));
+    MF_TRY(check_same_prompts(s));
     s->chooses = is_first(s);
     s->portion = mf_model_options_get(s->run.model)->tokens;
     MF_TRY(deal(s));
