@@ -83,6 +83,10 @@ printf 'line 7 of a te' | "$meshfold" generate --model run/model --prompt-file -
 iconv -f UTF-8 -t UTF-8 out >/dev/null || complain 'the answer is not UTF-8'
 "$meshfold" generate --model run/model --prompt a --max-new 0 >out 2>err || complain "no new tokens: $(cat err)"
 [ "$(cat out)" = '' ] || complain "no new tokens: $(cat out)"
+generate --prompt a --max-new 0 >nothing.json
+grep -q '"finish": "length"' nothing.json || complain "no new tokens: $(cat nothing.json)"
+! "$meshfold" generate --model run/model --prompt a --max-new 4 >/dev/full 2>err || complain 'a full disk'
+[ "$(wc -l <err)" = 1 ] && grep -q 'standard output: No space' err || complain "a full disk: $(cat err)"
 
 # A tokenizer's model; a text ends at its end, unless it is to go on.
 vocab=$("$meshfold" tokenize --tokenizer "$source/tests/golden/tokenizer/llama3.json" --data text --out ids.bin >out &&
@@ -117,7 +121,7 @@ grep -q '"finish": "stop"' stopped.json || complain "stop: $(cat stopped.json)"
 refused "needs --prompt" --model run/model
 refused "prompt" --model run/model --prompt ''
 : >empty
-refused "empty" --model run/model --prompt-file empty
+refused "empty: the prompt" --model run/model --prompt-file one empty
 refused "none: .*No such file" --model run/model --prompt-file none
 refused "stream=gather" --model run/model --prompt a --mesh sp=2 --stream gather
 mkdir bare
@@ -130,12 +134,23 @@ refused "temperature" --model run/model --prompt a --temperature -1
 code=0
 "$meshfold" generate --model run/model --prompt a --max-new 1000000000 >out 2>err || code=$?
 [ "$code" = 1 ] && grep -q 'cached keys' err || complain "too long: exit $code: $(cat err)"
-# An interrupted answer ends with its figures.
-"$meshfold" generate --model run/model --prompt a --max-new 100000 >out 2>err &
+# Interrupted answers are all shown, and end with their figures.
+"$meshfold" generate --model run/model --prompt a b --max-new 100000 >out 2>err &
 sleep 0.7
 kill -INT $!
 wait $! || complain "interrupted: exit $?"
 grep -q '^decode' err || complain "interrupted: $(cat err)"
+grep -q '^--- 2' out || complain 'the second of two interrupted answers is not there'
+# Long before this prompt is read.
+for mesh in single dp=2; do
+    "$meshfold" generate --model run/model --threads 1 --json --prompt-file long{,,,,,,,,} --prefill-chunk 1 \
+        --mesh "$mesh" >reading.json 2>err &
+    sleep 0.7
+    kill -INT $!
+    wait $! || complain "interrupted while it reads: exit $?: $(cat err)"
+    [ "$(grep -c '"finish": "interrupted"' reading.json)" = 9 ] || complain "interrupted while it reads: $(cat reading.json)"
+    ! grep -A1 '"prefill"' reading.json | grep -q '"tokens": 89991,' || complain 'all was read'
+done
 "$meshfold" generate --help >help
 grep -q -- '--prefill-chunk' help || complain help
 
@@ -145,10 +160,10 @@ if command -v mpiexec >/dev/null; then
     mpiexec -n 2 "$meshfold" generate --model run/model --mesh tsp=2 --threads 1 --json \
         --prompt-file one two three long --max-new 24 >mpi.json 2>err || complain "mpi: $(cat err)"
     [ "$(tokens mpi.json)" = "$(tokens all-single.json)" ] || complain 'mpi: other tokens'
-fi
-exit $((failures > 0))
     on_two=(-n 1 "$meshfold" generate --model run/model --mesh tsp=2 --threads 1)
     ! mpiexec "${on_two[@]}" --prompt abc : "${on_two[@]}" --prompt abd >out 2>err || complain 'mpi: two prompts'
     grep -q 'rank 1: prompt 1 is not the same' err || complain "mpi, two prompts: $(cat err)"
     ! mpiexec -n 2 "${on_two[@]:2}" --prompt-file - <one >out 2>err || complain 'mpi: stdin'
     grep -q 'name a file' err || complain "mpi, stdin: $(cat err)"
+fi
+exit $((failures > 0))

@@ -72,7 +72,7 @@ typedef struct mf_generate_options {
     mf_sampling sampling;
     int stops;
     int32_t stop[MF_STOPS];              /* ids that end a text */
-    const volatile sig_atomic_t *enough; /* not 0 on any rank: no further tokens; NULL: never */
+    const volatile sig_atomic_t *enough; /* not 0 on any rank: nothing further is read or made; NULL: never */
     /* On rank 0; an error ends it. A prompt's new tokens in order, the stop not among them: finish with its
      * last call, where id is -1. */
     void *context;

@@ -155,7 +155,7 @@ mf_status mf_model_logits(mf_model *model, const mf_logits_call *call);
  *
  * All of it is collective over the ranks of a replica. */
 typedef struct mf_cache mf_cache;
-/* most: [sequences]. The model must outlive it and read nothing else meanwhile. */
+/* most: [sequences]. The model must outlive it, and from then on reads for it alone: one cache a model. */
 mf_status mf_cache_create(mf_model *model, const int64_t *most, int sequences, mf_cache **out);
 /* Not collective. Accepts NULL. */
 void mf_cache_destroy(mf_cache *cache);

@@ -139,7 +139,7 @@ static mf_status add_file(command *c, const char *path) {
     char *content = NULL;
     size_t bytes = 0;
     MF_TRY(mf_file_read(path, &content, &bytes));
-    mf_status status = add_prompt(c, content, bytes);
+    mf_status status = mf_blame(path, add_prompt(c, content, bytes));
     mf_host_free(content);
     return status;
 }
@@ -156,7 +156,7 @@ static mf_status add_stdin(command *c) {
     MF_TRY(mf_host_alloc(AT_ONCE, 1, &some));
     while ((got = fread(some, 1, AT_ONCE, stdin)) > 0) MF_GO(add_text(&all, some, got));
     if (ferror(stdin)) MF_GO(MF_FAIL(MF_EIO, "stdin can't be read: %s", strerror(errno)));
-    MF_GO(add_prompt(c, all.data, all.bytes));
+    MF_GO(mf_blame("-", add_prompt(c, all.data, all.bytes)));
 fail:
     mf_host_free(some);
     mf_host_free(all.data);
@@ -179,24 +179,24 @@ static mf_status read_prompts(command *c) {
     return MF_OK;
 }
 
-static mf_status show(answer *a) {
+static void show(answer *a) {
     size_t bytes = a->said.bytes - a->shown;
-    if (bytes && fwrite(a->said.data + a->shown, 1, bytes, stdout) != bytes)
-        return MF_FAIL(MF_EIO, "stdout can't be written: %s", strerror(errno));
+    if (bytes) fwrite(a->said.data + a->shown, 1, bytes, stdout);
     a->shown = a->said.bytes;
-    return MF_OK;
 }
 
-/* Answers stand one behind the other: the first that is not finished is shown as it comes. */
-static mf_status show_all(command *c) {
+/* Answers stand one behind the other: the first that is not finished is shown as it comes. all: so are those
+ * that will not be finished. */
+static mf_status show_answers(command *c, bool all) {
     for (; c->showing < c->prompts; c->showing++) {
         answer *a = &c->answer[c->showing];
-        if (c->prompts > 1 && !a->shown && (a->said.bytes || a->finish)) printf("--- %d\n", c->showing + 1);
-        MF_TRY(show(a));
-        if (!a->finish) break;
+        if (c->prompts > 1 && !a->shown && (a->said.bytes || a->finish || all))
+            printf("--- %d\n", c->showing + 1);
+        show(a);
+        if (!a->finish && !all) break;
         printf("\n");
     }
-    fflush(stdout);
+    if (fflush(stdout) != 0 || ferror(stdout)) return MF_FAIL(MF_EIO, "standard output: %s", strerror(errno));
     return MF_OK;
 }
 
@@ -213,7 +213,7 @@ static mf_status take_token(void *context, int prompt, int32_t id, mf_ending fin
         MF_TRY(mf_voice_say(a->voice, id, &said, &bytes));
     }
     MF_TRY(add_text(&a->said, said, bytes));
-    return c->s.json ? MF_OK : show_all(c);
+    return c->s.json ? MF_OK : show_answers(c, false);
 }
 
 static mf_status tell_read(void *context, int64_t done, int64_t of) {
@@ -343,6 +343,7 @@ static mf_status run(command *c) {
     MF_TRY(mf_run_settings_launch(&c->s.run, ranks, body, c));
     if (!c->reports) return MF_OK;
     if (c->s.json) return print_json(c);
+    MF_TRY(show_answers(c, true));
     print_figures(c);
     return MF_OK;
 }

@@ -18,7 +18,8 @@ typedef struct session {
     const mf_generate_options *options;
     mf_run_state run;
     mf_cache *cache;
-    int64_t portion; /* tokens that are read at once */
+    mf_comm *replica; /* its ranks */
+    int64_t portion;  /* tokens that are read at once */
     int texts;
     text *text;            /* [texts] by number in the cache */
     int *sequence;         /* [texts] of a step */
@@ -26,7 +27,6 @@ typedef struct session {
     mf_buffer scores;      /* [texts, vocab] f32 */
     mf_candidate *scratch; /* [vocab] where tokens are chosen */
     double *chosen;        /* [prompts] id + 1 of what a step brought; 0: nothing */
-    bool *ended;           /* [prompts] */
     bool chooses;          /* of the replica's ranks, this is the first */
     mf_generation *out;    /* NULL but on rank 0 */
     double step_bytes;     /* of this rank, all steps */
@@ -91,8 +91,10 @@ fail:
 static mf_status open_session(session *s) {
     const mf_generate_options *o = s->options;
     size_t vocab = (size_t)o->model.config.vocab, texts = 0;
+    mf_axes all = (1u << o->mesh.axes) - 1;
     MF_TRY(mf_run_open(&s->run));
     MF_TRY(check_same_prompts(s));
+    MF_TRY(mf_mesh_group(&s->run.mesh, all & ~o->layout.data, &s->replica));
     s->chooses = is_first(s);
     s->portion = mf_model_options_get(s->run.model)->tokens;
     MF_TRY(deal(s));
@@ -100,7 +102,6 @@ static mf_status open_session(session *s) {
     MF_TRY(mf_host_alloc(texts + 1, sizeof *s->sequence, &s->sequence));
     MF_TRY(mf_host_alloc(texts + 1, sizeof *s->ids, &s->ids));
     MF_TRY(mf_host_alloc((size_t)o->prompts, sizeof *s->chosen, &s->chosen));
-    MF_TRY(mf_host_alloc((size_t)o->prompts, sizeof *s->ended, &s->ended));
     if (s->chooses) MF_TRY(mf_host_alloc(vocab, sizeof *s->scratch, &s->scratch));
     return mf_buffer_alloc(s->run.memory, MF_WORKSPACE, texts * vocab * sizeof(float), "scores", &s->scores);
 }
@@ -113,7 +114,6 @@ static void close_session(session *s) {
     mf_host_free(s->ids);
     mf_host_free(s->scratch);
     mf_host_free(s->chosen);
-    mf_host_free(s->ended);
     mf_run_close(&s->run);
 }
 
@@ -134,12 +134,23 @@ static mf_status measure_bandwidth(session *s, double *out) {
     return MF_OK;
 }
 
+/* Whether a rank of the group was asked to stop. */
+static mf_status ask(const session *s, mf_comm *group, bool *stop) {
+    const volatile sig_atomic_t *enough = s->options->enough;
+    double asked = enough && __atomic_load_n(enough, __ATOMIC_RELAXED);
+    MF_TRY(mf_allreduce_f64(group, &asked, 1));
+    *stop = asked > 0;
+    return MF_OK;
+}
+
 /* A prompt up to its last token, in pieces after which progress is told. */
-static mf_status read_prompt(session *s, int number, int64_t *done, int64_t of) {
+static mf_status read_prompt(session *s, int number, int64_t *done, int64_t of, bool *stop) {
     const mf_generate_options *o = s->options;
     const mf_prompt *p = &o->prompt[s->text[number].prompt];
     for (int64_t at = 0; at + 1 < p->count; at += s->portion) {
         int64_t count = mf_min(s->portion, p->count - 1 - at);
+        MF_TRY(ask(s, s->replica, stop));
+        if (*stop) return MF_OK;
         MF_TRY(mf_cache_read(s->cache, number, p->ids + at, count));
         *done += count;
         if (s->out && o->read) MF_TRY(o->read(o->context, *done, of));
@@ -148,18 +159,20 @@ static mf_status read_prompt(session *s, int number, int64_t *done, int64_t of) 
 }
 
 static mf_status read_prompts(session *s) {
-    double begin = 0, end = 0, flops = mf_device_flops(s->run.device);
+    double begin = 0, end = 0, sums[2] = {0}, flops = mf_device_flops(s->run.device);
     int64_t done = 0, of = 0;
+    bool stop = false;
     for (int i = 0; i < s->texts; i++) of += s->options->prompt[s->text[i].prompt].count - 1;
     MF_TRY(wait_for_all(s, &begin));
-    for (int i = 0; i < s->texts; i++) MF_TRY(read_prompt(s, i, &done, of));
+    for (int i = 0; i < s->texts && !stop; i++) MF_TRY(read_prompt(s, i, &done, of, &stop));
     MF_TRY(wait_for_all(s, &end));
-    flops = mf_device_flops(s->run.device) - flops;
-    MF_TRY(mf_allreduce_f64(s->run.mesh.world, &flops, 1));
+    sums[0] = mf_device_flops(s->run.device) - flops;
+    sums[1] = s->chooses ? (double)done : 0;
+    MF_TRY(mf_allreduce_f64(s->run.mesh.world, sums, 2));
     if (!s->out) return MF_OK;
-    for (int i = 0; i < s->options->prompts; i++) s->out->read += s->options->prompt[i].count - 1;
+    s->out->read = (int64_t)sums[1];
     s->out->read_s = end - begin;
-    s->out->read_flops = flops;
+    s->out->read_flops = sums[0];
     return MF_OK;
 }
 
@@ -211,10 +224,9 @@ static mf_status tell(session *s, int prompt, int32_t id, mf_ending finish) {
 /* Everyone learns what was chosen. Every rank keeps account of all prompts, own texts or not. */
 static mf_status share(session *s, text *all, bool *more) {
     const mf_generate_options *o = s->options;
-    bool stop = o->enough && __atomic_load_n(o->enough, __ATOMIC_RELAXED);
-    double asked = stop;
+    bool stop = false;
     MF_TRY(mf_allreduce_f64(s->run.mesh.world, s->chosen, o->prompts));
-    MF_TRY(mf_allreduce_f64(s->run.mesh.world, &asked, 1));
+    MF_TRY(ask(s, s->run.mesh.world, &stop));
     *more = false;
     for (int i = 0; i < o->prompts; i++) {
         int32_t id = (int32_t)s->chosen[i] - 1;
@@ -223,7 +235,7 @@ static mf_status share(session *s, text *all, bool *more) {
         mf_ending finish = take(o, &all[i], id);
         if (s->out) MF_TRY(tell(s, i, id, finish));
         if (s->out) s->out->made++;
-        *more |= !all[i].done && asked == 0;
+        *more |= !all[i].done && !stop;
     }
     for (int i = 0; i < s->texts; i++) {
         const text *known = &all[s->text[i].prompt];
@@ -234,12 +246,22 @@ static mf_status share(session *s, text *all, bool *more) {
     return MF_OK;
 }
 
+/* Where no tokens are wanted, texts are as long as they are to be. */
+static mf_status end_all(const session *s) {
+    const mf_generate_options *o = s->options;
+    for (int i = 0; i < o->prompts && s->out; i++) MF_TRY(o->token(o->context, i, -1, MF_END_LENGTH));
+    return MF_OK;
+}
+
 static mf_status go_on(session *s) {
     mf_status status = MF_OK;
     text *all = NULL;
+    bool stop = false;
     double begin = mf_now_s();
     MF_GO(mf_host_alloc((size_t)s->options->prompts, sizeof *all, &all));
-    for (bool more = s->options->most > 0; more;) {
+    MF_GO(ask(s, s->run.mesh.world, &stop)); /* then some prompts are not read to their end */
+    if (!stop && s->options->most == 0) MF_GO(end_all(s));
+    for (bool more = !stop && s->options->most > 0; more;) {
         mf_loop_reset_stats(&s->run);
         MF_GO(step(s));
         MF_GO(share(s, all, &more));
