@@ -372,6 +372,7 @@ int mf_command_generate(int argc, char **argv) {
     else if (!status)
         status = run(&c);
     int code = status ? mf_report_error(status) : 0;
+    if (status == MF_EIO && ferror(stdout)) code = 1; /* what failed was an output */
     if (c.s.run.launched && status) mf_abort_peers(code);
     drop(&c);
     return code;

@@ -117,14 +117,16 @@ static void close_session(session *s) {
     mf_run_close(&s->run);
 }
 
-/* What all ranks together read a second, of their own weights: the memory that steps wait for. */
+/* What all ranks together read a second, of their own weights: the memory that steps wait for. Few weights
+ * are read more often, since what else the machine does would show. */
 static mf_status measure_bandwidth(session *s, double *out) {
-    enum { PASSES = 3, MOST = 1 << 26 };
+    enum { LEAST_PASSES = 3, MOST_PASSES = 64, MOST = 1 << 26 };
     mf_model_state w = mf_model_state_get(s->run.model);
     int64_t n = mf_min(MOST, w.cut * (int64_t)mf_dtype_bytes(w.type) / (int64_t)sizeof(float));
     double best = INFINITY, bytes = (double)n * sizeof(float), begin = 0, end = 0, sum = 0;
     MF_TRY(mf_allreduce_f64(s->run.mesh.world, &bytes, 1));
-    for (int i = 0; i < PASSES; i++) {
+    double passes = fmax(LEAST_PASSES, fmin(MOST_PASSES, (double)(4 * MOST) / bytes));
+    for (int i = 0; i < passes; i++) {
         MF_TRY(wait_for_all(s, &begin));
         MF_TRY(mf_sum_squares(s->run.device, n, w.cut_weights, &sum));
         MF_TRY(wait_for_all(s, &end));
