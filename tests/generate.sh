@@ -50,6 +50,7 @@ done <<'END'
 --mesh tp=2,sp=2 --reduction scatter --prefill-chunk 501
 --mesh dp=2,tsp=2
 --mesh dp=3
+--mesh dp=6
 END
 
 # The first tokens are what `eval`'s model says: a prompt that the training text has goes on as the text does.
@@ -138,16 +139,19 @@ ASAN_OPTIONS=${ASAN_OPTIONS:-}:allocator_may_return_null=1 \
 [ "$code" = 1 ] && grep -q 'cached keys' err || complain "too long: exit $code: $(cat err)"
 # Interrupted answers are all shown, and end with their figures.
 "$meshfold" generate --model run/model --prompt a b --max-new 100000 >out 2>err &
-sleep 0.7
+for _ in {1..600}; do [ -s out ] || sleep 0.1; done
 kill -INT $!
 wait $! || complain "interrupted: exit $?"
 grep -q '^decode' err || complain "interrupted: $(cat err)"
 grep -q '^--- 2' out || complain 'the second of two interrupted answers is not there'
-# Long before this prompt is read.
+# Long before these prompts are read, once the signal is caught.
 for mesh in single dp=2; do
     "$meshfold" generate --model run/model --threads 1 --json --prompt-file long{,,,,,,,,} --prefill-chunk 1 \
         --mesh "$mesh" >reading.json 2>err &
-    sleep 0.7
+    for _ in {1..600}; do
+        (($(awk '/^SigCgt/ { print "0x" $2 }' "/proc/$!/status") & 2)) && break
+        sleep 0.1
+    done
     kill -INT $!
     wait $! || complain "interrupted while it reads: exit $?: $(cat err)"
     [ "$(grep -c '"finish": "interrupted"' reading.json)" = 9 ] || complain "interrupted while it reads: $(cat reading.json)"

@@ -6,9 +6,8 @@
 
 #include <math.h>
 
-/* One of this replica's prompts. */
+/* A prompt, on its way. Every rank keeps account of all, and steps through its replica's. */
 typedef struct text {
-    int prompt;
     int32_t next; /* the token that the next step takes */
     int64_t made;
     bool done;
@@ -18,10 +17,10 @@ typedef struct session {
     const mf_generate_options *options;
     mf_run_state run;
     mf_cache *cache;
-    mf_comm *replica; /* its ranks */
-    int64_t portion;  /* tokens that are read at once */
-    int texts;
-    text *text;            /* [texts] by number in the cache */
+    mf_comm *replica;      /* its ranks */
+    int64_t portion;       /* tokens that are read at once */
+    text *text;            /* [prompts] */
+    int texts;             /* of this replica: number i in the cache is prompt_of(i) */
     int *sequence;         /* [texts] of a step */
     int32_t *ids;          /* [texts] of a step */
     mf_buffer scores;      /* [texts, vocab] f32 */
@@ -45,24 +44,18 @@ static int64_t longest(const mf_generate_options *o) {
     return most;
 }
 
-static bool is_first(const session *s) {
-    mf_axes replicas = s->options->layout.data;
-    for (int i = 0; i < s->run.mesh.spec.axes; i++)
-        if (!(replicas >> i & 1) && s->run.mesh.coords[i]) return false;
-    return true;
-}
+static int prompt_of(const session *s, int number) { return s->run.replica + number * s->run.replicas; }
 
 /* Prompts are dealt out to replicas. */
 static mf_status deal(session *s) {
     mf_status status = MF_OK;
     const mf_generate_options *o = s->options;
     int64_t *most = NULL;
-    MF_GO(mf_host_alloc((size_t)o->prompts + 1, sizeof *s->text, &s->text));
+    MF_GO(mf_host_alloc((size_t)o->prompts, sizeof *s->text, &s->text));
     MF_GO(mf_host_alloc((size_t)o->prompts + 1, sizeof *most, &most));
-    for (int i = s->run.replica; i < o->prompts; i += s->run.replicas) {
-        most[s->texts] = o->prompt[i].count - 1 + mf_max(1, o->most);
-        s->text[s->texts++] = (text){.prompt = i, .next = o->prompt[i].ids[o->prompt[i].count - 1]};
-    }
+    for (int i = 0; i < o->prompts; i++) s->text[i].next = o->prompt[i].ids[o->prompt[i].count - 1];
+    for (; prompt_of(s, s->texts) < o->prompts; s->texts++)
+        most[s->texts] = o->prompt[prompt_of(s, s->texts)].count - 1 + mf_max(1, o->most);
     MF_GO(mf_cache_create(s->run.model, most, s->texts, &s->cache));
 fail:
     mf_host_free(most);
@@ -95,7 +88,7 @@ static mf_status open_session(session *s) {
     MF_TRY(mf_run_open(&s->run));
     MF_TRY(check_same_prompts(s));
     MF_TRY(mf_mesh_group(&s->run.mesh, all & ~o->layout.data, &s->replica));
-    s->chooses = is_first(s);
+    s->chooses = mf_comm_rank(s->replica) == 0;
     s->portion = mf_model_options_get(s->run.model)->tokens;
     MF_TRY(deal(s));
     texts = (size_t)s->texts;
@@ -148,7 +141,7 @@ static mf_status ask(const session *s, mf_comm *group, bool *stop) {
 /* A prompt up to its last token, in pieces after which progress is told. */
 static mf_status read_prompt(session *s, int number, int64_t *done, int64_t of, bool *stop) {
     const mf_generate_options *o = s->options;
-    const mf_prompt *p = &o->prompt[s->text[number].prompt];
+    const mf_prompt *p = &o->prompt[prompt_of(s, number)];
     for (int64_t at = 0; at + 1 < p->count; at += s->portion) {
         int64_t count = mf_min(s->portion, p->count - 1 - at);
         MF_TRY(ask(s, s->replica, stop));
@@ -164,7 +157,7 @@ static mf_status read_prompts(session *s) {
     double begin = 0, end = 0, sums[2] = {0}, flops = mf_device_flops(s->run.device);
     int64_t done = 0, of = 0;
     bool stop = false;
-    for (int i = 0; i < s->texts; i++) of += s->options->prompt[s->text[i].prompt].count - 1;
+    for (int i = 0; i < s->texts; i++) of += s->options->prompt[prompt_of(s, i)].count - 1;
     MF_TRY(wait_for_all(s, &begin));
     for (int i = 0; i < s->texts && !stop; i++) MF_TRY(read_prompt(s, i, &done, of, &stop));
     MF_TRY(wait_for_all(s, &end));
@@ -183,19 +176,20 @@ static mf_status step(session *s) {
     const mf_generate_options *o = s->options;
     mf_next_call call = {.sequence = s->sequence, .ids = s->ids, .logits = s->scores.data};
     for (int i = 0; i < s->texts; i++) {
-        if (s->text[i].done) continue;
+        const text *t = &s->text[prompt_of(s, i)];
+        if (t->done) continue;
         s->sequence[call.count] = i;
-        s->ids[call.count++] = s->text[i].next;
+        s->ids[call.count++] = t->next;
     }
     if (!call.count) return MF_OK;
     MF_TRY(mf_cache_next(s->cache, &call));
     s->step_bytes += mf_cache_read_bytes(s->cache);
     for (int i = 0; i < call.count && s->chooses; i++) {
-        const text *t = &s->text[s->sequence[i]];
+        int prompt = prompt_of(s, s->sequence[i]);
         int32_t id = 0;
         MF_TRY(mf_sample(&o->sampling, call.logits + i * o->model.config.vocab, o->model.config.vocab,
-                         (uint64_t)t->prompt, (uint64_t)t->made, s->scratch, &id));
-        s->chosen[t->prompt] = id + 1;
+                         (uint64_t)prompt, (uint64_t)s->text[prompt].made, s->scratch, &id));
+        s->chosen[prompt] = id + 1;
     }
     return MF_OK;
 }
@@ -223,8 +217,8 @@ static mf_status tell(session *s, int prompt, int32_t id, mf_ending finish) {
     return MF_OK;
 }
 
-/* Everyone learns what was chosen. Every rank keeps account of all prompts, own texts or not. */
-static mf_status share(session *s, text *all, bool *more) {
+/* Everyone learns what was chosen. */
+static mf_status share(session *s, bool *more) {
     const mf_generate_options *o = s->options;
     bool stop = false;
     MF_TRY(mf_allreduce_f64(s->run.mesh.world, s->chosen, o->prompts));
@@ -234,16 +228,10 @@ static mf_status share(session *s, text *all, bool *more) {
         int32_t id = (int32_t)s->chosen[i] - 1;
         s->chosen[i] = 0;
         if (id < 0) continue;
-        mf_ending finish = take(o, &all[i], id);
+        mf_ending finish = take(o, &s->text[i], id);
         if (s->out) MF_TRY(tell(s, i, id, finish));
         if (s->out) s->out->made++;
-        *more |= !all[i].done && !stop;
-    }
-    for (int i = 0; i < s->texts; i++) {
-        const text *known = &all[s->text[i].prompt];
-        s->text[i].next = known->next;
-        s->text[i].made = known->made;
-        s->text[i].done = known->done;
+        *more |= !s->text[i].done && !stop;
     }
     return MF_OK;
 }
@@ -256,23 +244,18 @@ static mf_status end_all(const session *s) {
 }
 
 static mf_status go_on(session *s) {
-    mf_status status = MF_OK;
-    text *all = NULL;
     bool stop = false;
     double begin = mf_now_s();
-    MF_GO(mf_host_alloc((size_t)s->options->prompts, sizeof *all, &all));
-    MF_GO(ask(s, s->run.mesh.world, &stop)); /* then some prompts are not read to their end */
-    if (!stop && s->options->most == 0) MF_GO(end_all(s));
+    MF_TRY(ask(s, s->run.mesh.world, &stop)); /* then some prompts are not read to their end */
+    if (!stop && s->options->most == 0) MF_TRY(end_all(s));
     for (bool more = !stop && s->options->most > 0; more;) {
         mf_loop_reset_stats(&s->run);
-        MF_GO(step(s));
-        MF_GO(share(s, all, &more));
+        MF_TRY(step(s));
+        MF_TRY(share(s, &more));
         if (s->out) s->out->steps++;
     }
     if (s->out) s->out->made_s = mf_now_s() - begin - s->told_s;
-fail:
-    mf_host_free(all);
-    return status;
+    return MF_OK;
 }
 
 static mf_status report(session *s) {
