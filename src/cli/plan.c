@@ -74,6 +74,7 @@ static void describe_layouts(settings *s, mf_flag_table *t) {
                                     "stand in a mesh too, and else hold for every mesh that has a use for "
                                     "them; a search keeps to layouts that have them"});
     mf_run_settings_add_layout(&s->run, t);
+    mf_run_settings_add_zero(&s->run, t);
 }
 
 static void describe_output(settings *s, mf_flag_table *t) {

@@ -47,6 +47,9 @@ void mf_run_settings_add_layout(mf_run_settings *s, mf_flag_table *t) {
                  MF_CHOICE("reduction", &s->reduction, "allreduce|scatter", NULL,
                            "how partial sums become whole on tp; scatter also cuts what lies between blocks "
                            "(default: allreduce)"));
+}
+
+void mf_run_settings_add_zero(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(
         t, MF_INT("zero", &s->zero, NULL, 0, 1,
                   "1: ranks that hold the same weights (dp, and sp without a stream) each keep a share of "
@@ -69,6 +72,7 @@ void mf_run_settings_add_meshes(mf_run_settings *s, mf_flag_table *t, mf_words *
                               .required = true,
                               .about = about});
     mf_run_settings_add_layout(s, t);
+    mf_run_settings_add_zero(s, t);
 }
 
 void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {

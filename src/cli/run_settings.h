@@ -29,12 +29,14 @@ void mf_run_settings_add_model(mf_run_settings *settings, mf_flag_table *table, 
 /* --data, a list of paths, of whose text or ids `about` says what becomes, and --packed. */
 void mf_run_settings_add_data(mf_run_settings *settings, mf_flag_table *table, mf_words *data, bool required,
                               const char *about);
-/* Streams, exchange, reduction, what is cut; --mesh is the command's own. */
+/* Streams, exchange, reduction; --mesh is the command's own. */
 void mf_run_settings_add_layout(mf_run_settings *settings, mf_flag_table *table);
+/* --zero, where there is an optimizer. */
+void mf_run_settings_add_zero(mf_run_settings *settings, mf_flag_table *table);
 /* Group "Layout": --mesh, a text of which `about` says more, and the same. */
 void mf_run_settings_add_mesh(mf_run_settings *settings, mf_flag_table *table, const char **mesh,
                               const char *about);
-/* A list of --mesh, which `about` explains, and the same. */
+/* A list of --mesh, which `about` explains, the same, and --zero. */
 void mf_run_settings_add_meshes(mf_run_settings *settings, mf_flag_table *table, mf_words *meshes,
                                 const char *about);
 /* --engine, --threads, --no-borrow, --comm-timeout. */

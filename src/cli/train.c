@@ -49,6 +49,7 @@ static void add_layout(settings *s, mf_flag_table *t) {
         "single, or axes and their ranks: tsp folds weights and tokens on one axis, tp "
         "cuts weights, sp tokens, dp sequences; the flags below may stand here too, as in "
         "sp=4,stream=gather");
+    mf_run_settings_add_zero(&s->run, t);
     mf_table_group(t, "Engine");
     mf_run_settings_add_engine(&s->run, t);
 }
