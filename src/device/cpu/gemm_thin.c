@@ -1,6 +1,7 @@
 /* gemm_thin.c: products of a few rows with a matrix that is stored row by output: as fast as the matrix can
- * be read. Four of its rows at a time, which keeps four streams from memory busy, meet every input row before
- * the next four come. */
+ * be read. Four of its rows at a time, which keeps four streams from memory busy, meet every input row;
+ * meanwhile the next four are sent for, a span at a time, since rows are too short for the processor to
+ * foresee them. */
 #include "device/cpu/cpu.h"
 #include "device/cpu/lanes.h"
 
