@@ -1,10 +1,8 @@
 /* generate.c: `meshfold generate`: what a model says next. */
 #include "cli/commands.h"
-#include "cli/rank_json.h"
+#include "cli/generate_report.h"
 #include "cli/run_settings.h"
 #include "cli/stop_signal.h"
-#include "cli/text.h"
-#include "meshfold/infer.h"
 
 #include <errno.h>
 #include <string.h>
@@ -19,28 +17,13 @@ typedef struct settings {
     bool goes_on, json;
 } settings;
 
-/* Grows. */
-typedef struct growing {
-    char *data;
-    size_t bytes, room;
-} growing;
-
-/* What one prompt has brought. */
-typedef struct answer {
-    mf_ids prompt, made;
-    mf_voice *voice;
-    growing said;
-    size_t shown;
-    mf_ending finish;
-} answer;
-
 typedef struct command {
     settings s;
     mf_flag_table table;
     mf_flags flags;
     mf_speech *speech;
     int prompts;
-    answer *answer;    /* [prompts] */
+    mf_answer *answer; /* [prompts] */
     mf_prompt *prompt; /* [prompts] */
     int showing;       /* the prompt whose answer stands last on stdout */
     mf_generate_options options;
@@ -115,22 +98,8 @@ static void help(const command *c) {
         "  meshfold generate --model models/qwen --prompt-file book.txt --mesh tsp=2 --dtype bf16\n");
 }
 
-static mf_status add_text(growing *t, const char *more, size_t bytes) {
-    if (t->bytes + bytes > t->room) {
-        char *data = NULL;
-        t->room = 2 * (t->bytes + bytes);
-        MF_TRY(mf_host_alloc(t->room, 1, &data));
-        if (t->bytes) memcpy(data, t->data, t->bytes);
-        mf_host_free(t->data);
-        t->data = data;
-    }
-    if (bytes) memcpy(t->data + t->bytes, more, bytes);
-    t->bytes += bytes;
-    return MF_OK;
-}
-
-static mf_status add_prompt(command *c, const char *text, size_t bytes) {
-    answer *a = &c->answer[c->prompts++];
+static mf_status add_prompt(command *c, const void *text, size_t bytes) {
+    mf_answer *a = &c->answer[c->prompts++];
     MF_TRY(mf_speech_read(c->speech, text, (int64_t)bytes, &a->prompt));
     return mf_voice_create(c->speech, &a->voice);
 }
@@ -148,18 +117,18 @@ static mf_status add_file(command *c, const char *path) {
 static mf_status add_stdin(command *c) {
     enum { AT_ONCE = 1 << 16 };
     mf_status status = MF_OK;
-    growing all = {0};
+    mf_bytes all = {0};
     char *some = NULL;
     size_t got = 0;
     if (mf_run_settings_mpi(&c->s.run) && mf_mesh_ranks(&c->options.mesh) > 1)
         return MF_FAIL(MF_EINVAL, "-: under mpiexec stdin is rank 0's alone; name a file");
     MF_TRY(mf_host_alloc(AT_ONCE, 1, &some));
-    while ((got = fread(some, 1, AT_ONCE, stdin)) > 0) MF_GO(add_text(&all, some, got));
+    while ((got = fread(some, 1, AT_ONCE, stdin)) > 0) MF_GO(mf_bytes_add(&all, some, got));
     if (ferror(stdin)) MF_GO(MF_FAIL(MF_EIO, "stdin can't be read: %s", strerror(errno)));
-    MF_GO(mf_blame("-", add_prompt(c, all.data, all.bytes)));
+    MF_GO(mf_blame("-", add_prompt(c, all.data, all.count)));
 fail:
     mf_host_free(some);
-    mf_host_free(all.data);
+    mf_bytes_free(&all);
     return status;
 }
 
@@ -179,18 +148,18 @@ static mf_status read_prompts(command *c) {
     return MF_OK;
 }
 
-static void show(answer *a) {
-    size_t bytes = a->said.bytes - a->shown;
+static void show(mf_answer *a) {
+    size_t bytes = a->said.count - a->shown;
     if (bytes) fwrite(a->said.data + a->shown, 1, bytes, stdout);
-    a->shown = a->said.bytes;
+    a->shown = a->said.count;
 }
 
 /* Answers stand one behind the other: the first that is not finished is shown as it comes. all: so are those
  * that will not be finished. */
 static mf_status show_answers(command *c, bool all) {
     for (; c->showing < c->prompts; c->showing++) {
-        answer *a = &c->answer[c->showing];
-        if (c->prompts > 1 && !a->shown && (a->said.bytes || a->finish || all))
+        mf_answer *a = &c->answer[c->showing];
+        if (c->prompts > 1 && !a->shown && (a->said.count || a->finish || all))
             printf("--- %d\n", c->showing + 1);
         show(a);
         if (!a->finish && !all) break;
@@ -202,7 +171,7 @@ static mf_status show_answers(command *c, bool all) {
 
 static mf_status take_token(void *context, int prompt, int32_t id, mf_ending finish) {
     command *c = context;
-    answer *a = &c->answer[prompt];
+    mf_answer *a = &c->answer[prompt];
     const char *said = NULL;
     size_t bytes = 0;
     a->finish = finish;
@@ -212,7 +181,7 @@ static mf_status take_token(void *context, int prompt, int32_t id, mf_ending fin
         MF_TRY(mf_ids_add(&a->made, id));
         MF_TRY(mf_voice_say(a->voice, id, &said, &bytes));
     }
-    MF_TRY(add_text(&a->said, said, bytes));
+    MF_TRY(mf_bytes_add(&a->said, said, bytes));
     return c->s.json ? MF_OK : show_answers(c, false);
 }
 
@@ -257,84 +226,6 @@ static mf_status body(mf_world *world, void *argument) {
     return mf_generate(world, &c->options, first ? &c->result : &own);
 }
 
-static double per_second(int64_t count, double seconds) { return seconds > 0 ? (double)count / seconds : 0; }
-
-static double step_rate(const mf_generation *g) {
-    return g->made_s > 0 ? g->step_bytes * (double)g->steps / g->made_s : 0;
-}
-
-/* Beyond what the model was made for it gets worse, not wrong. */
-static void print_lengths(const command *c) {
-    int64_t most = c->options.model.config.positions;
-    for (int i = 0; i < c->prompts && most; i++) {
-        int64_t tokens = c->answer[i].prompt.count + c->answer[i].made.count;
-        if (tokens <= most) continue;
-        fprintf(stderr, "note     prompt %d and its answer have %lld tokens; the model was made for %lld\n",
-                i + 1, (long long)tokens, (long long)most);
-        return;
-    }
-}
-
-static void print_figures(const command *c) {
-    const mf_generation *g = &c->result;
-    char a[32], b[32];
-    int64_t weights = 0, peak = 0;
-    for (int i = 0; i < g->ranks; i++) {
-        weights = mf_max(weights, g->rank[i].memory.now[MF_WEIGHTS]);
-        peak = mf_max(peak, g->rank[i].memory.peak_total);
-    }
-    fprintf(stderr, "\n");
-    if (g->read)
-        fprintf(stderr, "prefill  %lld tokens in %s: %s tokens/s, %.0f%% of peak\n", (long long)g->read,
-                mf_seconds_text(g->read_s, a), mf_rate_text(per_second(g->read, g->read_s), b),
-                100 * g->read_flops / g->read_s / g->peak_flops);
-    if (g->made)
-        fprintf(stderr,
-                "decode   %lld tokens in %s: %s tokens/s; weights and cache at %.1f GB/s, %.0f%% of the %.1f "
-                "that memory gives\n",
-                (long long)g->made, mf_seconds_text(g->made_s, a),
-                mf_rate_text(per_second(g->made, g->made_s), b), step_rate(g) / 1e9,
-                100 * step_rate(g) / g->bandwidth, g->bandwidth / 1e9);
-    fprintf(stderr, "memory   of a rank: weights %s, ", mf_bytes_text((double)weights, a));
-    fprintf(stderr, "cache %s, ", mf_bytes_text((double)g->cache_bytes, a));
-    fprintf(stderr, "peak %s; %d rank%s, %s\n", mf_bytes_text((double)peak, a), g->ranks, mf_plural(g->ranks),
-            c->s.mesh);
-    print_lengths(c);
-}
-
-static const char *finish_name(mf_ending finish) {
-    return finish == MF_END_STOP ? "stop" : finish == MF_END_LENGTH ? "length" : "interrupted";
-}
-
-static json_t *answer_json(const answer *a) {
-    json_t *ids = json_array();
-    for (int64_t i = 0; i < a->made.count; i++) json_array_append_new(ids, json_integer(a->made.id[i]));
-    return json_pack("{s:I, s:s%, s:o, s:s}", "prompt_tokens", (json_int_t)a->prompt.count, "text",
-                     a->said.data ? a->said.data : "", a->said.bytes, "tokens", ids, "finish",
-                     finish_name(a->finish));
-}
-
-static mf_status print_json(const command *c) {
-    const mf_generation *g = &c->result;
-    json_t *answers = json_array(), *ranks = json_array();
-    for (int i = 0; i < c->prompts; i++) json_array_append_new(answers, answer_json(&c->answer[i]));
-    for (int i = 0; i < g->ranks; i++)
-        json_array_append_new(ranks, mf_rank_json(&c->options.mesh, &g->rank[i]));
-    json_t *out = json_pack("{s:o, s:{s:I, s:f, s:f, s:f}, s:{s:I, s:I, s:f, s:f, s:f, s:f}, s:I, s:o, s:o}",
-                            "answers", answers, "prefill", "tokens", (json_int_t)g->read, "seconds",
-                            g->read_s, "tokens_per_s", per_second(g->read, g->read_s), "flops_share_of_peak",
-                            g->read ? g->read_flops / g->read_s / g->peak_flops : 0, "decode", "tokens",
-                            (json_int_t)g->made, "steps", (json_int_t)g->steps, "seconds", g->made_s,
-                            "tokens_per_s", per_second(g->made, g->made_s), "bytes_per_s", step_rate(g),
-                            "memory_bytes_per_s", g->bandwidth, "cache_bytes", (json_int_t)g->cache_bytes,
-                            "mesh", mf_mesh_json(&c->options.mesh), "ranks", ranks);
-    if (!out) return MF_FAIL(MF_ENOMEM, "no memory for the report");
-    json_dumpf(out, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-    printf("\n");
-    json_decref(out);
-    return MF_OK;
-}
-
 static mf_status run(command *c) {
     MF_TRY(prepare(c));
     int ranks = mf_mesh_ranks(&c->options.mesh);
@@ -342,19 +233,25 @@ static mf_status run(command *c) {
     c->options.enough = mf_stop_signals_catch();
     MF_TRY(mf_run_settings_launch(&c->s.run, ranks, body, c));
     if (!c->reports) return MF_OK;
-    if (c->s.json) return print_json(c);
+    mf_generate_report report = {.result = &c->result,
+                                 .mesh = &c->options.mesh,
+                                 .mesh_text = c->s.mesh,
+                                 .positions = c->options.model.config.positions,
+                                 .prompts = c->prompts,
+                                 .answer = c->answer};
+    if (c->s.json) return mf_generate_print_json(&report);
     MF_TRY(show_answers(c, true));
-    print_figures(c);
+    mf_generate_print(&report);
     return MF_OK;
 }
 
 static void drop(command *c) {
     for (int i = 0; i < c->prompts; i++) {
-        answer *a = &c->answer[i];
+        mf_answer *a = &c->answer[i];
         mf_ids_free(&a->prompt);
         mf_ids_free(&a->made);
         mf_voice_destroy(a->voice);
-        mf_host_free(a->said.data);
+        mf_bytes_free(&a->said);
     }
     mf_host_free(c->answer);
     mf_host_free(c->prompt);

@@ -26,7 +26,6 @@ typedef struct session {
     mf_buffer scores;      /* [texts, vocab] f32 */
     mf_candidate *scratch; /* [vocab] where tokens are chosen */
     double *chosen;        /* [prompts] id + 1 of what a step brought; 0: nothing */
-    bool chooses;          /* of the replica's ranks, this is the first */
     mf_generation *out;    /* NULL but on rank 0 */
     double step_bytes;     /* of this rank, all steps */
     double told_s;         /* that the observer took */
@@ -45,6 +44,9 @@ static int64_t longest(const mf_generate_options *o) {
 }
 
 static int prompt_of(const session *s, int number) { return s->run.replica + number * s->run.replicas; }
+
+/* Of the replica's ranks the first. */
+static bool chooses(const session *s) { return mf_comm_rank(s->replica) == 0; }
 
 /* Prompts are dealt out to replicas. */
 static mf_status deal(session *s) {
@@ -88,14 +90,13 @@ static mf_status open_session(session *s) {
     MF_TRY(mf_run_open(&s->run));
     MF_TRY(check_same_prompts(s));
     MF_TRY(mf_mesh_group(&s->run.mesh, all & ~o->layout.data, &s->replica));
-    s->chooses = mf_comm_rank(s->replica) == 0;
     s->portion = mf_model_options_get(s->run.model)->tokens;
     MF_TRY(deal(s));
     texts = (size_t)s->texts;
     MF_TRY(mf_host_alloc(texts + 1, sizeof *s->sequence, &s->sequence));
     MF_TRY(mf_host_alloc(texts + 1, sizeof *s->ids, &s->ids));
     MF_TRY(mf_host_alloc((size_t)o->prompts, sizeof *s->chosen, &s->chosen));
-    if (s->chooses) MF_TRY(mf_host_alloc(vocab, sizeof *s->scratch, &s->scratch));
+    if (chooses(s)) MF_TRY(mf_host_alloc(vocab, sizeof *s->scratch, &s->scratch));
     return mf_buffer_alloc(s->run.memory, MF_WORKSPACE, texts * vocab * sizeof(float), "scores", &s->scores);
 }
 
@@ -162,7 +163,7 @@ static mf_status read_prompts(session *s) {
     for (int i = 0; i < s->texts && !stop; i++) MF_TRY(read_prompt(s, i, &done, of, &stop));
     MF_TRY(wait_for_all(s, &end));
     sums[0] = mf_device_flops(s->run.device) - flops;
-    sums[1] = s->chooses ? (double)done : 0;
+    sums[1] = chooses(s) ? (double)done : 0;
     MF_TRY(mf_allreduce_f64(s->run.mesh.world, sums, 2));
     if (!s->out) return MF_OK;
     s->out->read = (int64_t)sums[1];
@@ -184,7 +185,7 @@ static mf_status step(session *s) {
     if (!call.count) return MF_OK;
     MF_TRY(mf_cache_next(s->cache, &call));
     s->step_bytes += mf_cache_read_bytes(s->cache);
-    for (int i = 0; i < call.count && s->chooses; i++) {
+    for (int i = 0; i < call.count && chooses(s); i++) {
         int prompt = prompt_of(s, s->sequence[i]);
         int32_t id = 0;
         MF_TRY(mf_sample(&o->sampling, call.logits + i * o->model.config.vocab, o->model.config.vocab,
@@ -259,20 +260,14 @@ static mf_status go_on(session *s) {
 }
 
 static mf_status report(session *s) {
-    mf_rank_report own, *all = NULL;
+    mf_generation *g = s->out;
     double bytes = s->step_bytes;
-    mf_loop_measure(&s->run, &own);
+    MF_TRY(mf_loop_report(&s->run, g ? &g->ranks : NULL, g ? &g->rank : NULL));
     MF_TRY(mf_allreduce_f64(s->run.mesh.world, &bytes, 1));
-    MF_TRY(mf_loop_gather(&s->run, &own, &all));
-    if (!s->out) {
-        mf_host_free(all);
-        return MF_OK;
-    }
-    s->out->rank = all;
-    s->out->ranks = mf_world_size(s->run.world);
-    s->out->peak_flops = s->run.peak_flops;
-    s->out->step_bytes = s->out->steps ? bytes / (double)s->out->steps : 0;
-    s->out->cache_bytes = mf_cache_bytes(s->cache);
+    if (!g) return MF_OK;
+    g->peak_flops = s->run.peak_flops;
+    g->step_bytes = g->steps ? bytes / (double)g->steps : 0;
+    g->cache_bytes = mf_cache_bytes(s->cache);
     return MF_OK;
 }
 

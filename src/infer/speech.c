@@ -123,18 +123,9 @@ void mf_voice_destroy(mf_voice *v) {
     mf_host_free(v);
 }
 
-/* Whole characters of what is held, and what can't become one as U+FFFD. */
 static mf_status let_out(mf_voice *v, bool all, const char **text, size_t *bytes) {
-    size_t done = 0;
     v->out.count = 0;
-    while (done < v->held.count) {
-        mf_utf8_step step = mf_utf8_look(v->held.data + done, v->held.count - done);
-        if (step.cut && !all) break;
-        MF_TRY(mf_utf8_add_lossy(&v->out, v->held.data + done, (size_t)step.bytes));
-        done += (size_t)step.bytes;
-    }
-    if (done) memmove(v->held.data, v->held.data + done, v->held.count - done);
-    v->held.count -= done;
+    MF_TRY(mf_utf8_hand_on(&v->held, all, &v->out));
     MF_TRY(mf_bytes_add(&v->out, "", 1));
     *text = (const char *)v->out.data;
     *bytes = v->out.count - 1;

@@ -109,6 +109,19 @@ mf_status mf_utf8_add_lossy(mf_bytes *out, const uint8_t *text, size_t bytes) {
     return MF_OK;
 }
 
+mf_status mf_utf8_hand_on(mf_bytes *held, bool all, mf_bytes *out) {
+    size_t keep = 0;
+    /* at most the last three bytes can be a character that is cut */
+    for (size_t tail = 1; !all && tail <= 3 && tail <= held->count; tail++) {
+        mf_utf8_step step = mf_utf8_look(held->data + held->count - tail, tail);
+        if (step.cut && (size_t)step.bytes == tail) keep = tail;
+    }
+    MF_TRY(mf_utf8_add_lossy(out, held->data, held->count - keep));
+    if (keep) memmove(held->data, held->data + held->count - keep, keep);
+    held->count = keep;
+    return MF_OK;
+}
+
 uint32_t mf_utf8_point(const uint8_t *text) {
     uint32_t point = text[0];
     int width = mf_utf8_width(text[0]);

@@ -29,6 +29,9 @@ mf_utf8_step mf_utf8_look(const uint8_t *text, size_t bytes);
 size_t mf_utf8_valid(const uint8_t *text, size_t bytes);
 /* Adds text, each subpart that is not UTF-8 as U+FFFD. */
 mf_status mf_utf8_add_lossy(mf_bytes *out, const uint8_t *text, size_t bytes);
+/* Moves whole characters of what is held to the end of out, the rest as U+FFFD; what may still become one
+ * stays held, unless `all`. */
+mf_status mf_utf8_hand_on(mf_bytes *held, bool all, mf_bytes *out);
 extern const uint8_t mf_utf8_replacement[3];
 
 /* Of valid text. */

@@ -171,19 +171,10 @@ static mf_status strip(mf_decoder *d, int index, const uint8_t *text, size_t byt
     return take(d, index + 1, text, bytes);
 }
 
-/* Hands on whole characters of what is held, the rest as U+FFFD; keeps what may still become one. */
 static mf_status hand_on_characters(mf_decoder *d, int index, bool all) {
-    mf_bytes *held = &d->memory[index].held, *out = &d->scratch[index];
-    size_t keep = 0;
-    /* at most the last three bytes can be a character that is cut */
-    for (size_t tail = 1; !all && tail <= 3 && tail <= held->count; tail++) {
-        mf_utf8_step step = mf_utf8_look(held->data + held->count - tail, tail);
-        if (step.cut && (size_t)step.bytes == tail) keep = tail;
-    }
+    mf_bytes *out = &d->scratch[index];
     out->count = 0;
-    MF_TRY(mf_utf8_add_lossy(out, held->data, held->count - keep));
-    if (keep) memmove(held->data, held->data + held->count - keep, keep);
-    held->count = keep;
+    MF_TRY(mf_utf8_hand_on(&d->memory[index].held, all, out));
     return out->count ? take(d, index + 1, out->data, out->count) : MF_OK;
 }
 

@@ -42,20 +42,6 @@ static mf_status say(const windows *w, int64_t done) {
     return o->progress(o->context, mf_min(done, w->count), w->count);
 }
 
-static mf_status report(windows *w, mf_evaluation *out) {
-    mf_rank_report own, *all = NULL;
-    mf_loop_measure(&w->run, &own);
-    MF_TRY(mf_loop_gather(&w->run, &own, &all));
-    if (mf_world_rank(w->run.world) != 0) {
-        mf_host_free(all);
-        return MF_OK;
-    }
-    out->ranks = mf_world_size(w->run.world);
-    out->rank = all;
-    out->peak_flops = w->run.peak_flops;
-    return MF_OK;
-}
-
 static mf_status go_through(windows *w, mf_evaluation *out) {
     mf_run_state *r = &w->run;
     int64_t at_once = w->options->model.batch * r->replicas;
@@ -65,7 +51,8 @@ static mf_status go_through(windows *w, mf_evaluation *out) {
         MF_TRY(say(w, first + at_once));
         out->flops += mf_model_step_flops(&r->options->model, at_once);
     }
-    MF_TRY(report(w, out));
+    MF_TRY(mf_loop_report(r, &out->ranks, mf_world_rank(r->world) == 0 ? &out->rank : NULL));
+    out->peak_flops = r->peak_flops;
     MF_TRY(mf_allreduce_f64(r->mesh.world, &loss, 1));
     out->seconds = mf_now_s() - start;
     out->loss = loss / (double)out->tokens;

@@ -68,6 +68,9 @@ mf_status mf_run_save(mf_run_state *run, int64_t step);
 double mf_loop_step_flops(const mf_run_state *run);
 /* What all ranks measured: (*out)[ranks], on every rank, owned by the caller (mf_host_free). Collective. */
 mf_status mf_loop_gather(mf_run_state *run, const mf_rank_report *own, mf_rank_report **out);
+/* Measures now, and gathers what all ranks measured for those that want it: out NULL on the others. The
+ * caller owns *out. Collective. */
+mf_status mf_loop_report(mf_run_state *run, int *ranks, mf_rank_report **out);
 /* Gathers the same and hands the summary to the observer. Collective. */
 mf_status mf_loop_summarize(mf_run_state *run, const mf_rank_report *own);
 /* What this rank measured: memory so far, transfers since the last mf_loop_reset_stats. */

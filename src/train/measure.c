@@ -69,26 +69,20 @@ static mf_status run_steps(mf_run_state *r, const mf_measure_options *o) {
     return status;
 }
 
-static mf_status fill(const mf_run_state *r, mf_rank_report **all, mf_measure_result *out) {
+static mf_status fill(const mf_run_state *r, mf_measure_result *out) {
     size_t timed = (size_t)r->options->adam.steps - 1;
     MF_TRY(mf_host_alloc(timed, sizeof *out->step_s, &out->step_s));
     for (size_t i = 0; i < timed; i++) out->step_s[i] = r->step_s[i + 1];
     out->flops = mf_loop_step_flops(r);
     out->peak_flops = r->peak_flops;
     out->tokens = mf_loop_sequences(r) * r->options->model.tokens;
-    out->ranks = mf_world_size(r->world);
-    out->rank = *all;
-    *all = NULL;
     return MF_OK;
 }
 
 static mf_status report(mf_run_state *r, mf_measure_result *out) {
-    mf_rank_report own, *all = NULL;
-    mf_loop_measure(r, &own);
-    MF_TRY(mf_loop_gather(r, &own, &all));
-    mf_status status = mf_world_rank(r->world) == 0 ? fill(r, &all, out) : MF_OK;
-    mf_host_free(all);
-    return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
+    bool first = mf_world_rank(r->world) == 0;
+    MF_TRY(mf_loop_report(r, &out->ranks, first ? &out->rank : NULL));
+    return first ? fill(r, out) : MF_OK;
 }
 
 mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_rank_report *out,

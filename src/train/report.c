@@ -95,6 +95,19 @@ fail:
     return status;
 }
 
+mf_status mf_loop_report(mf_run_state *r, int *ranks, mf_rank_report **out) {
+    mf_rank_report own, *all = NULL;
+    mf_loop_measure(r, &own);
+    MF_TRY(mf_loop_gather(r, &own, &all));
+    if (!out) {
+        mf_host_free(all);
+        return MF_OK;
+    }
+    *ranks = mf_world_size(r->world);
+    *out = all;
+    return MF_OK;
+}
+
 mf_status mf_loop_summarize(mf_run_state *r, const mf_rank_report *own) {
     mf_rank_report *all = NULL;
     MF_TRY(mf_loop_gather(r, own, &all));
