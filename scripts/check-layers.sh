@@ -21,7 +21,8 @@ declare -A knows=(
 )
 
 # Headers that have another name than their room.
-declare -A header_room=([rates]=plan [analytic]=plan [checkpoint]=train [convert]=train [tokenizer]=io [cut]=schedule)
+declare -A header_room=([rates]=plan [analytic]=plan [checkpoint]=train [convert]=train [video_data]=train
+    [shapes]=train [tokenizer]=io [video]=io [cut]=schedule)
 
 breaches=0
 breach() {

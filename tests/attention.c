@@ -26,6 +26,8 @@ typedef struct chunk {
 typedef struct shape {
     int64_t batch, heads, first_head, group, kv_heads, first_kv_head, head_dim, window;
     int64_t document; /* mean tokens of one; 0: there are none */
+    bool all_keys;
+    int64_t interleave; /* 0 counts as 1 */
     int query_chunks, key_chunks;
     chunk queries[CHUNKS], keys[CHUNKS];
 } shape;
@@ -77,13 +79,20 @@ static double dot(const float *a, const float *b, int64_t n) {
 
 static float scale_of(const problem *p) { return 1 / sqrtf((float)p->s.head_dim); }
 
+/* Of sequences of `rows` tokens, the row that a token is. */
+static int64_t row_of(const shape *s, int64_t rows, int64_t batch, int64_t token) {
+    int64_t turns = s->interleave ? s->interleave : 1;
+    return batch / turns * turns * rows + token * turns + batch % turns;
+}
+
 /* Elements before a key's row of a head. */
 static int64_t key_at(const problem *p, int64_t batch, int chunk_index, int64_t row, int64_t kv_head) {
     int64_t rows = p->s.keys[chunk_index].rows;
-    return p->kv_offset[chunk_index] + (batch * rows + row) * p->kv_ld + kv_head * p->s.head_dim;
+    return p->kv_offset[chunk_index] + row_of(&p->s, rows, batch, row) * p->kv_ld + kv_head * p->s.head_dim;
 }
 
 static bool sees(const problem *p, int64_t batch, int64_t token, int64_t position, int64_t key) {
+    if (p->s.all_keys) return true;
     if (key > position || (p->s.window && key <= position - p->s.window)) return false;
     return !p->first_key || key >= p->first_key[batch * p->tokens + token];
 }
@@ -92,7 +101,7 @@ static bool sees(const problem *p, int64_t batch, int64_t token, int64_t positio
 static void reference_row(problem *p, int64_t batch, int64_t token, int64_t position, int64_t head) {
     int64_t d = p->s.head_dim, count = 0,
             kv_head = (p->s.first_head + head) / p->s.group - p->s.first_kv_head;
-    int64_t at = (batch * p->tokens + token) * p->q_ld + head * d;
+    int64_t query = row_of(&p->s, p->tokens, batch, token), at = query * p->q_ld + head * d;
     int64_t *seen = take(kv_count(p) / d, sizeof *seen);
     double *weight = take(kv_count(p) / d, sizeof *weight), top = -INFINITY, sum = 0, delta = 0;
     for (int c = 0; c < p->s.key_chunks; c++)
@@ -103,7 +112,7 @@ static void reference_row(problem *p, int64_t batch, int64_t token, int64_t posi
             top = fmax(top, weight[count++]);
         }
     for (int64_t j = 0; j < count; j++) sum += weight[j] = exp(weight[j] - top);
-    p->lse[(batch * p->tokens + token) * p->lse_ld + head] = top + log(sum);
+    p->lse[query * p->lse_ld + head] = top + log(sum);
     for (int64_t j = 0; j < count; j++) {
         weight[j] /= sum;
         delta += weight[j] * dot(p->d_o + at, p->v + seen[j], d);
@@ -201,6 +210,7 @@ static void answer_close(answer *a) {
 static mf_attention_args arguments(const problem *p, answer *a, mf_query_chunk *queries, mf_key_chunk *keys) {
     const shape *s = &p->s;
     size_t size = mf_dtype_bytes(p->type);
+    int64_t turns = mf_max(1, s->interleave);
     for (int64_t c = 0, row = 0; c < s->query_chunks; row += s->queries[c++].rows)
         queries[c] = (mf_query_chunk){s->queries[c].rows, s->queries[c].position, row};
     for (int c = 0; c < s->key_chunks; c++)
@@ -209,11 +219,11 @@ static mf_attention_args arguments(const problem *p, answer *a, mf_query_chunk *
                                  .k = (char *)p->k_data + (size_t)p->kv_offset[c] * size,
                                  .v = (char *)p->v_data + (size_t)p->kv_offset[c] * size,
                                  .ld = p->kv_ld,
-                                 .batch_ld = s->keys[c].rows * p->kv_ld,
+                                 .batch_ld = turns * s->keys[c].rows * p->kv_ld,
                                  .dk = a->dk + p->kv_offset[c],
                                  .dv = a->dv + p->kv_offset[c],
                                  .grad_ld = p->kv_ld,
-                                 .grad_batch_ld = s->keys[c].rows * p->kv_ld};
+                                 .grad_batch_ld = turns * s->keys[c].rows * p->kv_ld};
     return (mf_attention_args){.type = p->type,
                                .batch = s->batch,
                                .tokens = p->tokens,
@@ -224,6 +234,8 @@ static mf_attention_args arguments(const problem *p, answer *a, mf_query_chunk *
                                .first_kv_head = s->first_kv_head,
                                .head_dim = s->head_dim,
                                .window = s->window,
+                               .all_keys = s->all_keys,
+                               .interleave = s->interleave,
                                .first_key = p->first_key,
                                .scale = scale_of(p),
                                .query_chunks = s->query_chunks,
@@ -278,7 +290,7 @@ static int cut_keys(const problem *p, const mf_key_chunk *keys, mf_key_chunk *pi
     for (int c = 0; c < p->s.key_chunks; c++)
         for (int i = 0; i < PIECES; i++, count++) {
             int64_t first = keys[c].rows * i / PIECES, end = keys[c].rows * (i + 1) / PIECES;
-            size_t offset = (size_t)(first * p->kv_ld) * mf_dtype_bytes(p->type);
+            size_t offset = (size_t)(first * mf_max(1, p->s.interleave) * p->kv_ld) * mf_dtype_bytes(p->type);
             pieces[count] = keys[c];
             pieces[count].rows = end - first;
             pieces[count].position += first;
@@ -635,6 +647,99 @@ static void documents(void **state) {
         }
 }
 
+/* What a spatial-temporal model asks for: all places of a frame, and all frames of a place where its tokens
+ * lie; keys in one chunk and in several anywhere. */
+static void all_keys_and_turns(void **state) {
+    (void)state;
+    static const int64_t lengths[] = {1, 2, 17, 33, 130};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        for (int64_t turns = 0; turns <= 3; turns++) {
+            int64_t tokens = lengths[i], batch = mf_max(1, tokens < 100 ? 2 * turns : turns);
+            shape s = whole(batch, tokens, 4, 2, 5 + turns);
+            s.all_keys = true;
+            s.interleave = turns;
+            check(&s);
+            s.key_chunks = 3;
+            s.keys[0] = (chunk){900, 5}, s.keys[1] = (chunk){0, tokens / 2}, s.keys[2] = (chunk){3, 1};
+            check(&s);
+        }
+    shape several_tiles = whole(2, 600, 2, 1, 8);
+    several_tiles.all_keys = true;
+    several_tiles.interleave = 2;
+    check(&several_tiles);
+}
+
+/* Chunks of queries too, and heads that straddle groups. */
+static void all_keys_of_chunks(void **state) {
+    (void)state;
+    for (int64_t turns = 1; turns <= 2; turns++) {
+        shape s = {.batch = 4,
+                   .heads = 6,
+                   .first_head = 7,
+                   .group = 4,
+                   .kv_heads = 3,
+                   .first_kv_head = 1,
+                   .head_dim = 20,
+                   .all_keys = true,
+                   .interleave = turns,
+                   .query_chunks = 3,
+                   .key_chunks = 2,
+                   .queries = {{40, 9}, {0, 0}, {240, 20}},
+                   .keys = {{10, 11}, {10, 23}}};
+        check(&s);
+        s.queries[1].rows = 140;
+        check(&s);
+    }
+}
+
+/* Positions, windows and documents mean what they do elsewhere where tokens take turns. */
+static void turns_of_causal_sequences(void **state) {
+    (void)state;
+    for (int64_t window = 0; window <= 40; window += 40)
+        for (int64_t document = 0; document <= 30; document += 30) {
+            shape one = whole(3, 150, 2, 1, 8), single = whole(4, 90, 4, 2, 16);
+            shape cut = {.batch = 4,
+                         .heads = 3,
+                         .group = 2,
+                         .kv_heads = 2,
+                         .head_dim = 4,
+                         .query_chunks = 2,
+                         .key_chunks = 4,
+                         .queries = {{40, 40}, {240, 40}},
+                         .keys = {{0, 40}, {280, 33}, {40, 40}, {200, 80}}};
+            single.queries[0] = (chunk){89, 1};
+            one.interleave = 3, single.interleave = cut.interleave = 2;
+            one.window = single.window = cut.window = window;
+            one.document = single.document = cut.document = document;
+            check(&one);
+            check(&single);
+            check(&cut);
+        }
+}
+
+static void expect_refused(const mf_attention_args *args) {
+    float delta = 0;
+    assert_int_equal(mf_attention_forward(devices[0], args), MF_EINVAL);
+    assert_int_equal(mf_attention_backward(devices[0], args), MF_EINVAL);
+    assert_int_equal(mf_attention_delta(devices[0], args, &delta), MF_EINVAL);
+}
+
+static void contradictions_are_refused(void **state) {
+    (void)state;
+    const int32_t first_key[6] = {0};
+    mf_attention_args sizes = {.batch = 6, .tokens = 1, .heads = 1, .group = 1, .kv_heads = 1, .head_dim = 4};
+    mf_attention_args window = sizes, document = sizes, remainder = sizes, negative = sizes;
+    window.all_keys = document.all_keys = true;
+    window.window = 1;
+    document.first_key = first_key;
+    remainder.interleave = 4;
+    negative.interleave = -1;
+    expect_refused(&window);
+    expect_refused(&document);
+    expect_refused(&remainder);
+    expect_refused(&negative);
+}
+
 /* Queries that see no key at all: some rows of a tile, whole tiles, a whole chunk. */
 static void queries_that_see_no_key(void **state) {
     (void)state;
@@ -819,6 +924,57 @@ static void workspace_is_as_predicted(void **state) {
     assert_int_equal(workspace_of_backward(700), workspace_of_backward(1400));
 }
 
+typedef struct workspace {
+    int64_t forward, both;
+} workspace;
+
+static workspace workspace_on(const char *name, int threads, const mf_attention_args *args) {
+    mf_device *device = NULL;
+    mf_memory *own = NULL;
+    workspace taken;
+    ASSERT_OK(mf_memory_create(NULL, &own));
+    ASSERT_OK(mf_device_create(name, own, threads, &device));
+    ASSERT_OK(mf_attention_forward(device, args));
+    taken.forward = mf_memory_stats_get(own).now[MF_WORKSPACE];
+    ASSERT_OK(mf_attention_backward(device, args));
+    taken.both = mf_memory_stats_get(own).now[MF_WORKSPACE];
+    mf_device_destroy(device);
+    mf_memory_destroy(own);
+    return taken;
+}
+
+static void expect_dry_workspace(int64_t tokens, mf_dtype type) {
+    shape s = whole(6, tokens, 4, 2, 20);
+    s.all_keys = true, s.interleave = 3;
+    problem p = problem_pose(&s, type);
+    mf_query_chunk queries[CHUNKS];
+    mf_key_chunk keys[CHUNKS];
+    answer a = {.lse = before("lse", lse_count(&p)),
+                .delta = before("delta", s.batch * p.tokens * s.heads),
+                .dq = before("dq", q_count(&p)),
+                .dk = before("dk", kv_count(&p)),
+                .dv = before("dv", kv_count(&p))};
+    mf_attention_args args = arguments(&p, &a, queries, keys);
+    for (int threads = 1; threads <= DEVICES; threads++) {
+        workspace cpu = workspace_on("cpu", threads, &args), dry = workspace_on("dry", threads, &args);
+        assert_true(cpu.both > 0);
+        assert_int_equal(cpu.forward, dry.forward);
+        assert_int_equal(cpu.both, dry.both);
+    }
+    answer_close(&a);
+    problem_close(&p);
+}
+
+/* A device that computes nothing takes the same. */
+static void workspace_is_the_dry_devices(void **state) {
+    (void)state;
+    static const int64_t lengths[] = {1, 16, 33, 129, 700};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        expect_dry_workspace(lengths[i], MF_F32);
+        expect_dry_workspace(lengths[i], MF_BF16);
+    }
+}
+
 /* Every allocation of a first call fails once: an error, and the next call is right. */
 static void failed_allocations(void **state) {
     (void)state;
@@ -858,10 +1014,11 @@ static double pairs_seen(const problem *p) {
 }
 
 /* Rank `rank` of `ranks` in a zigzag of chunks of unlike sizes, its queries over all the keys. */
-static void count_operations(int ranks, int rank, int64_t unit, int64_t document) {
+static void count_operations(int ranks, int rank, int64_t unit, int64_t document, bool all_keys) {
     shape s = whole(2, 0, 3, 3, 8);
     s.document = document;
     s.window = document % 2 ? 10 : 0;
+    s.all_keys = all_keys;
     s.query_chunks = 2;
     s.key_chunks = 2 * ranks;
     for (int64_t i = 0, position = 0; i < s.key_chunks; position += s.keys[i++].rows)
@@ -881,8 +1038,10 @@ static void operations_are_counted(void **state) {
     for (int ranks = 1; 2 * ranks <= CHUNKS; ranks++)
         for (int rank = 0; rank < ranks; rank++)
             for (int64_t unit = 1; unit < 40; unit += 19)
-                for (int64_t document = 0; document < 12; document += 5)
-                    count_operations(ranks, rank, unit, document);
+                for (int64_t document = 0; document < 12; document += 5) {
+                    count_operations(ranks, rank, unit, document, false);
+                    if (document == 0) count_operations(ranks, rank, unit, document, true);
+                }
 }
 
 typedef struct rank_run {
@@ -940,6 +1099,10 @@ int main(void) {
         cmocka_unit_test(nothing_to_do),
         cmocka_unit_test(windows),
         cmocka_unit_test(documents),
+        cmocka_unit_test(all_keys_and_turns),
+        cmocka_unit_test(all_keys_of_chunks),
+        cmocka_unit_test(turns_of_causal_sequences),
+        cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(queries_that_see_no_key),
         cmocka_unit_test(calls_that_see_nothing),
         cmocka_unit_test(rows_before_the_keys_stay),
@@ -947,6 +1110,7 @@ int main(void) {
         cmocka_unit_test(large_scores),
         cmocka_unit_test(exponentials),
         cmocka_unit_test(workspace_is_as_predicted),
+        cmocka_unit_test(workspace_is_the_dry_devices),
         cmocka_unit_test(failed_allocations),
         cmocka_unit_test(operations_are_counted),
         cmocka_unit_test(ranks_as_threads),

@@ -76,6 +76,12 @@ static void test_clean_message(void **state) {
     assert_string_equal(mf_error_last()->message, "a b : \xc3\xa4 is cut");
     ASSERT_FAILS(MF_FAIL(MF_EIO, "outside: %s", mf_error_last()->message), MF_EIO, "");
     assert_string_equal(mf_error_last()->message, "outside: a b : \xc3\xa4 is cut");
+    /* too long for what they say, half a pair, beyond Unicode */
+    ASSERT_FAILS(MF_FAIL(MF_EIO, "a\xc0\x80\xe0\x9f\xbf\xf0\x8f\xbf\xbf\xed\xa0\x80\xf4\x90\x80\x80z"),
+                 MF_EIO, "");
+    assert_string_equal(mf_error_last()->message, "az");
+    ASSERT_FAILS(MF_FAIL(MF_EIO, "\xe0\xa0\x80\xf0\x90\x80\x80\xed\x9f\xbf\xf4\x8f\xbf\xbf"), MF_EIO,
+                 "\xe0\xa0\x80\xf0\x90\x80\x80\xed\x9f\xbf\xf4\x8f\xbf\xbf");
 }
 
 static void test_names(void **state) {

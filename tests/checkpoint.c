@@ -120,7 +120,7 @@ static mf_status pass_on(mf_optimizer *optimizer, mf_model *model, const relay *
     mf_checkpoint_progress progress = {.step_s_out = times};
     const mf_train_options *o = &r->run->options;
     MF_GO(mf_checkpoint_find(mf_model_world(model), r->from, NULL, &found));
-    MF_GO(mf_checkpoint_match(found, o, mf_dataset_digest(&o->data)));
+    MF_GO(mf_checkpoint_match(found, o, mf_train_digest(o)));
     MF_GO(mf_checkpoint_load(found, optimizer, &progress));
     progress.step_s = times;
     MF_GO(mf_checkpoint_save(optimizer, o, &progress, &saved));

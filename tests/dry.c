@@ -172,6 +172,42 @@ static void relatives_too(void **state) {
         }
 }
 
+static const char *const video_meshes[] = {
+    "single",
+    "dsp=2",
+    "dsp=3",
+    "dsp=8",
+    "dsp=3,stream=ring",
+    "dsp=2,stream=broadcast",
+    "dsp=2,stream=gather",
+    "dsp=2,tp=2",
+    "dp=2,dsp=2,stream=ring",
+    "sp=3",
+    "sp=2,exchange=ring",
+    "sp=3,exchange=ulysses",
+    "tp=3,reduction=scatter",
+    "tp=2,sp=2,exchange=ring,reduction=scatter",
+    "tsp=3",
+};
+
+/* Sizes that divide by nothing; at 8 ranks some have no frames. */
+static void videos_too(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof video_meshes / sizeof *video_meshes; i += MF_TEST_SPARSE ? 4 : 1)
+        for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+            both *b = make(type, 5 * 3 * 7, 1);
+            mf_model_config *c = &b->options.model.config;
+            c->family = MF_STDIT;
+            c->kv_heads = c->heads;
+            c->video = (mf_video_config){5, 6, 14, 3, 2, 0, 0, i % 2 == 0};
+            c->video.condition_tokens = c->video.condition_channels = i % 3 ? 0 : 7;
+            b->options.model.grid = (mf_clip){5, 3, 7};
+            b->options.accumulate = 1 + (int64_t)i % 2;
+            every_mode(b, video_meshes[i]);
+            mf_host_free(b);
+        }
+}
+
 /* A model that no machine here has memory for. */
 static void large_models_run_dry(void **state) {
     (void)state;
@@ -245,6 +281,10 @@ static void pairs_are_counted_by_tiles(void **state) {
                                      .keys = keys};
         assert_true(mf_attention_pairs_met(&a) == pairs_met(&a));
         assert_true(mf_attention_pairs(&a) == pairs_seen(&a));
+        mf_attention_args all = a;
+        all.window = 0, all.all_keys = true;
+        double pairs = (double)((random[0] + random[2]) * (random[4] + random[6]) * 2 * 3);
+        assert_true(mf_attention_pairs_met(&all) == pairs && mf_attention_pairs(&all) == pairs);
     }
 }
 
@@ -328,6 +368,7 @@ int main(void) {
         cmocka_unit_test(longer_ones_too),
 #endif
         cmocka_unit_test(relatives_too),
+        cmocka_unit_test(videos_too),
         cmocka_unit_test(large_models_run_dry),
         cmocka_unit_test(pairs_are_counted_by_tiles),
         cmocka_unit_test(time_passes_as_the_costs_say),

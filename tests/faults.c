@@ -125,11 +125,16 @@ static mf_status run(trial *t) {
     return status;
 }
 
+static void trial_lay_out(trial *t, const char *mesh) {
+    t->mesh = mesh;
+    ASSERT_OK(mf_layout_parse(mesh, &mf_layout_words_none, &t->options.mesh, &t->options.layout));
+    ASSERT_OK(mf_train_check(&t->options));
+}
+
 /* A small model, cut so that no share is like another. */
 static trial *trial_make(const char *mesh, mf_dtype type, mf_recompute recompute, bool no_borrow) {
     trial *t = NULL;
     ASSERT_OK(mf_host_alloc(1, sizeof *t, &t));
-    t->mesh = mesh;
     t->no_borrow = no_borrow;
     t->options = (mf_train_options){.model = {.config = {.hidden = 16,
                                                          .layers = 2,
@@ -159,9 +164,8 @@ static trial *trial_make(const char *mesh, mf_dtype type, mf_recompute recompute
                                     .save_to = folder};
     for (int i = 0; i < TEXT_BYTES; i++)
         t->text[i] = (uint8_t)('a' + mf_random_u64(1, mf_random_key("text"), (uint64_t)i) % 20);
-    ASSERT_OK(mf_layout_parse(mesh, &mf_layout_words_none, &t->options.mesh, &t->options.layout));
     ASSERT_OK(mf_dataset_make(&(mf_text){.bytes = t->text, .count = TEXT_BYTES}, SEQ, &t->options.data));
-    ASSERT_OK(mf_train_check(&t->options));
+    trial_lay_out(t, mesh);
     return t;
 }
 
@@ -292,6 +296,46 @@ static void relatives_fail_alike(void **state) {
         t->options.data.text.separator = 'a';
         t->stride = LAYOUT_STRIDE;
         fail_in_mode(t, i + 1);
+        mf_host_free(t);
+    }
+}
+
+static void trial_take_clips(mf_model_options *o, bool gated) {
+    o->config.family = MF_STDIT;
+    o->config.kv_heads = o->config.heads;
+    o->config.video = (mf_video_config){.frames = 4,
+                                        .height = 2,
+                                        .width = 6,
+                                        .channels = 1,
+                                        .patch = 2,
+                                        .condition_tokens = 2,
+                                        .condition_channels = 3,
+                                        .gated = gated};
+    o->grid = mf_config_grid(&o->config);
+    o->tokens = mf_clip_tokens(&o->grid);
+}
+
+/* Blocks that switch the cut, and weights that stream under it; on clips of random values. */
+static void videos_fail_alike(void **state) {
+    (void)state;
+    static const struct {
+        const char *mesh;
+        mf_dtype type;
+        mf_recompute recompute;
+        bool no_borrow;
+    } trials[] = {
+        {"dsp=3", MF_F32, MF_RECOMPUTE_NONE, false},
+        {"dsp=3", MF_BF16, MF_RECOMPUTE_ATTENTION, true},
+        {"dsp=3,stream=ring", MF_BF16, MF_RECOMPUTE_BLOCK, false},
+        {"dsp=3,stream=ring", MF_F32, MF_RECOMPUTE_NONE, true},
+        {"dsp=2,tp=2,stream=gather", MF_BF16, MF_RECOMPUTE_NONE, false},
+    };
+    for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) {
+        trial *t = trial_make("single", trials[i].type, trials[i].recompute, trials[i].no_borrow);
+        trial_take_clips(&t->options.model, i % 2);
+        trial_lay_out(t, trials[i].mesh);
+        t->stride = LAYOUT_STRIDE;
+        fail_in_mode(t, (int)i + 1);
         mf_host_free(t);
     }
 }
@@ -454,11 +498,15 @@ static void one_skipped_step_changes_nothing(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(injected_failures),        cmocka_unit_test(other_layouts_fail_alike),
-        cmocka_unit_test(relatives_fail_alike),     cmocka_unit_test(observer_ends_the_run),
-        cmocka_unit_test(model_cannot_be_saved),    cmocka_unit_test(poisoned_weights_end_the_run),
-        cmocka_unit_test(absurd_rate_ends_the_run), cmocka_unit_test(one_skipped_step_changes_nothing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(injected_failures),
+                                       cmocka_unit_test(other_layouts_fail_alike),
+                                       cmocka_unit_test(relatives_fail_alike),
+                                       cmocka_unit_test(videos_fail_alike),
+                                       cmocka_unit_test(observer_ends_the_run),
+                                       cmocka_unit_test(model_cannot_be_saved),
+                                       cmocka_unit_test(poisoned_weights_end_the_run),
+                                       cmocka_unit_test(absurd_rate_ends_the_run),
+                                       cmocka_unit_test(one_skipped_step_changes_nothing)};
     snprintf(folder, sizeof folder, "%s/meshfold-faults-XXXXXX", P_tmpdir);
     if (!mkdtemp(folder)) return 1;
     snprintf(model_file, sizeof model_file, "%s/model.safetensors", folder);

@@ -82,34 +82,9 @@ static const char *const eight[] = {
     "dp=4,tp=2",
 };
 
-/* All modes in f32, one a shape in bf16; where time is short, one a shape in both. Of documents another one a
- * shape; where time is short, in f32 alone. */
-static void one_mode(parity_run *run, int mode, bool no_borrow) {
-    run->forward_only = mode > MF_RECOMPUTE_BLOCK;
-    run->recompute = run->forward_only ? MF_RECOMPUTE_NONE : (mf_recompute)mode;
-    run->two_calls = mode == MF_RECOMPUTE_ATTENTION;
-    parity_check(run, no_borrow);
-}
-
-static void one_type(const char *mesh, int index, mf_dtype type) {
-    enum { MODES = MF_RECOMPUTE_BLOCK + 2 };
-    parity_case shape = *parity_case_at(index);
-    parity_run run = {.type = type, .threads = 1};
-    if (parity_lay_out(&run, &shape, mesh)) fail_msg("%s: %s", mesh, mf_error_last()->message);
-    if (!parity_possible(&run)) return;
-    for (int i = 0; i < 2 * MODES; i++)
-        if ((type == MF_F32 && !MF_TEST_SPARSE) || i == index) one_mode(&run, i % MODES, i < MODES);
-    if (MF_TEST_SPARSE && type == MF_BF16) return;
-    run.packed = true;
-    one_mode(&run, (index + 1) % MODES, index >= MODES);
-}
-
 static void check_layouts(const char *const *meshes, size_t count) {
     for (size_t m = 0; m < count; m++)
-        for (int i = 0; parity_case_at(i); i++) {
-            one_type(meshes[m], i, MF_F32);
-            one_type(meshes[m], i, MF_BF16);
-        }
+        for (int i = 0; parity_case_at(i); i++) parity_check_modes(meshes[m], parity_case_at(i), i);
 }
 
 #define LAYOUTS(list)                                                                                        \

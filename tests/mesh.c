@@ -345,7 +345,7 @@ static void test_layout_refuses(void **state) {
     } bad[] = {
         {"", "\"\" is not an axis and its size"},
         {"tp=2,", "\"\" is not an axis"},
-        {"tp=2,stream=gather", "needs an axis sp or tsp"},
+        {"tp=2,stream=gather", "needs an axis sp, tsp or dsp"},
         {"tsp=2,stream=resident", "on tsp no stream can be resident"},
         {"sp=2,attention-stream=gather", "both resident or both not"},
         {"sp=2,stream=borrow", "stream can't be \"borrow\"; it is resident, gather, broadcast or ring"},

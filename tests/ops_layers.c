@@ -1,4 +1,4 @@
-/* ops_layers.c: matrix products, RMS norm, rotary positions and gated activation against plain
+/* ops_layers.c: matrix products, RMS norm, rotary positions and activations against plain
  * double-precision formulas, gradients against finite differences of those; on one thread and on two, in both
  * compute types, at awkward sizes. */
 #include "ops.h"
@@ -447,41 +447,68 @@ static void test_attention_merge(void **state) {
     ASSERT_FAILS(mf_attention_merge(machine[0], &impossible), MF_EINVAL, "impossible");
 }
 
-/* Gated activation. */
+/* Activations, gated and plain. */
 
-static double silu(double g) { return g / (1 + exp(-g)); }
-
-static double silu_slope(double g) {
-    const double step = 1e-5;
-    return (silu(g + step) - silu(g - step)) / (2 * step);
+static double activated(mf_activation_kind kind, double x) {
+    if (kind == MF_SILU) return x / (1 + exp(-x));
+    return x / 2 * (1 + tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x)));
 }
 
-static void swiglu_one(mf_device *device, int64_t n, int64_t width, mf_dtype type, float scale) {
+static double activation_slope(mf_activation_kind kind, double x) {
+    const double step = 1e-5;
+    return (activated(kind, x + step) - activated(kind, x - step)) / (2 * step);
+}
+
+typedef struct activating {
+    mf_activation_kind kind;
+    bool gated;
+    mf_dtype type;
+    float scale; /* of the activation's input, in f32 */
+} activating;
+
+static void activation_one(mf_device *device, int64_t n, int64_t width, const activating *c) {
     int64_t ld = width + 3, count = n * width;
+    mf_dtype type = c->type;
     void *gate = values("gate", span(n, width, ld), type), *up = values("up", span(n, width, ld), type);
-    for (int64_t i = 0; type == MF_F32 && i < span(n, width, ld); i++) ((float *)gate)[i] *= scale;
+    for (int64_t i = 0; type == MF_F32 && i < span(n, width, ld); i++) ((float *)gate)[i] *= c->scale;
     void *d = values("d", count, type), *dg = blank(count, type), *du = blank(count, type);
     double *g = doubles(packed(gate, type, n, width, ld), count, type),
            *u = doubles(packed(up, type, n, width, ld), count, type), *want_d = doubles(d, count, type),
            *want = take((size_t)count * sizeof *want);
-    mf_swiglu_args args = {type, n, width, gate, up, ld, blank(count, type), d, dg, du};
-    for (int64_t i = 0; i < count; i++) want[i] = silu(g[i]) * u[i];
-    ASSERT_OK(mf_swiglu_forward(device, &args));
-    check_close("swiglu", count, args.out, type, want);
+    mf_activation_args args = {.type = type,
+                               .kind = c->kind,
+                               .n = n,
+                               .width = width,
+                               .gate = gate,
+                               .up = c->gated ? up : NULL,
+                               .in_ld = ld,
+                               .out = blank(count, type),
+                               .d_out = d,
+                               .d_gate = dg,
+                               .d_up = c->gated ? du : NULL};
+    for (int64_t i = 0; i < count; i++) {
+        if (!c->gated) u[i] = 1;
+        want[i] = activated(c->kind, g[i]) * u[i];
+    }
+    ASSERT_OK(mf_activation_forward(device, &args));
+    check_close("activation", count, args.out, type, want);
     args.out = blank(count, type);
-    ASSERT_OK(mf_swiglu_backward(device, &args));
-    check_close("swiglu in backward", count, args.out, type, want);
-    for (int64_t i = 0; i < count; i++) want[i] = want_d[i] * silu(g[i]);
-    check_close("swiglu d_up", count, du, type, want);
-    for (int64_t i = 0; i < count; i++) want[i] = want_d[i] * u[i] * silu_slope(g[i]);
-    check_close("swiglu d_gate", count, dg, type, want);
+    ASSERT_OK(mf_activation_backward(device, &args));
+    check_close("activation in backward", count, args.out, type, want);
+    for (int64_t i = 0; i < count; i++) want[i] = want_d[i] * u[i] * activation_slope(c->kind, g[i]);
+    check_close("activation d_gate", count, dg, type, want);
+    if (!c->gated) return;
+    for (int64_t i = 0; i < count; i++) want[i] = want_d[i] * activated(c->kind, g[i]);
+    check_close("activation d_up", count, du, type, want);
 }
 
-static void test_swiglu(void **state) {
+static void test_activation(void **state) {
     (void)state;
-    for (int i = 0; i < SIZES * 2 * MACHINES; i++) {
-        swiglu_one(machine[i % 2], sizes[i / 4][0], sizes[i / 4][1], types[i / 2 % 2], 1);
-        swiglu_one(machine[i % 2], sizes[i / 4][0], sizes[i / 4][1], types[i / 2 % 2], 1e4f);
+    for (int i = 0; i < SIZES * MACHINES * 16; i++) {
+        int mark = held_count;
+        activating c = {i / 2 % 2 ? MF_GELU : MF_SILU, i / 4 % 2, types[i / 8 % 2], i / 16 % 2 ? 1e4f : 1};
+        activation_one(machine[i % 2], sizes[i / 32][0], sizes[i / 32][1], &c);
+        drop_to(mark);
     }
 }
 
@@ -508,15 +535,17 @@ static void test_layers_refuse(void **state) {
     mf_bias_args bias = {.rows = 2, .width = 4, .x = x, .ld = 3};
     ASSERT_FAILS(mf_bias_forward(d, &bias), MF_EINVAL, "rows overlap");
     ASSERT_FAILS(mf_rmsnorm_forward(d, -1, 4, 0, MF_F32, x, x, x), MF_EINVAL, "-1 x 4");
-    ASSERT_FAILS(mf_swiglu_forward(d, &(mf_swiglu_args){.n = 2, .width = 4, .in_ld = 3}), MF_EINVAL,
+    ASSERT_FAILS(mf_activation_forward(d, &(mf_activation_args){.n = 2, .width = 4, .in_ld = 3}), MF_EINVAL,
                  "rows overlap");
+    ASSERT_FAILS(mf_activation_backward(d, &(mf_activation_args){.kind = (mf_activation_kind)2}), MF_EINVAL,
+                 "kind 2");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         OPS_TEST(test_gemm),          OPS_TEST(test_gemm_empty),      OPS_TEST(test_gemm_large),
         OPS_TEST(test_gemm_refuses),  OPS_TEST(test_rmsnorm),         OPS_TEST(test_rope),
-        OPS_TEST(test_rope_table),    OPS_TEST(test_attention_merge), OPS_TEST(test_swiglu),
+        OPS_TEST(test_rope_table),    OPS_TEST(test_attention_merge), OPS_TEST(test_activation),
         OPS_TEST(test_layers_refuse), OPS_TEST(test_headnorm),        OPS_TEST(test_bias),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

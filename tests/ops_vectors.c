@@ -210,6 +210,34 @@ static void test_sum_squares(void **state) {
     }
 }
 
+static void test_squared_error(void **state) {
+    (void)state;
+    static const int64_t counts[] = {0, 1, 7, 31, 257, 16384, 16385, 100003, 5000011};
+    const float scale = 0.37f;
+    for (int i = 0; i < 9; i++) {
+        int64_t n = counts[i];
+        float *pred = normals("pred", n), *target = normals("target", n);
+        double want = 0, got[MACHINES], alone = 1e9, *want_d = take((size_t)n * sizeof *want_d);
+        for (int64_t k = 0; k < n; k++) {
+            double error = (double)pred[k] - (double)target[k];
+            want += error * error;
+            want_d[k] = 2 * (double)scale * error;
+        }
+        for (int m = 0; m < MACHINES; m++) {
+            float *d = m == 0 ? blank(n, MF_F32) : copy_of(pred, n, MF_F32);
+            mf_squared_error_args a = {n, m == 0 ? pred : d, target, scale, d};
+            got[m] = 1e9;
+            ASSERT_OK(mf_squared_error(machine[m], &a, &got[m]));
+            assert_true(fabs(got[m] - want) <= 1e-12 * want);
+            check_close("squared error's gradient", n, d, MF_F32, want_d);
+        }
+        check_same("squared error on two threads", &got[1], &got[0], sizeof *got);
+        ASSERT_OK(mf_squared_error(machine[0], &(mf_squared_error_args){n, pred, target, 1, NULL}, &alone));
+        check_same("squared error without gradient", &alone, &got[0], sizeof alone);
+        drop_to(0);
+    }
+}
+
 /* Random weights. */
 
 static void test_fill_normal_slices(void **state) {
@@ -261,6 +289,7 @@ static void test_vectors_refuse(void **state) {
     float x[8] = {0};
     mf_device *d = machine[0];
     ASSERT_FAILS(mf_sum_squares(d, -1, x, &sum), MF_EINVAL, "-1");
+    ASSERT_FAILS(mf_squared_error(d, &(mf_squared_error_args){.n = -2}, &sum), MF_EINVAL, "-2");
     ASSERT_FAILS(mf_add(d, -3, MF_F32, x, x, x), MF_EINVAL, "-3");
     ASSERT_FAILS(mf_accumulate(d, 2, 4, x, 3, x, 4), MF_EINVAL, "rows overlap");
     ASSERT_FAILS(mf_copy_rows(d, 2, 8, x, 4, x, 8), MF_EINVAL, "rows overlap");
@@ -278,6 +307,7 @@ int main(void) {
         OPS_TEST(test_adamw),
         OPS_TEST(test_adamw_without_weights),
         OPS_TEST(test_sum_squares),
+        OPS_TEST(test_squared_error),
         OPS_TEST(test_fill_normal_slices),
         OPS_TEST(test_fill_normal_moments),
         OPS_TEST(test_devices_refused),

@@ -45,6 +45,11 @@ static void clusters_are_read(void **state) {
 #define TWELVE "twelve bytes"
 #define NINETY_SIX TWELVE TWELVE TWELVE TWELVE TWELVE TWELVE TWELVE TWELVE
 
+/* A machine's file from before an operation had another name. */
+#define OLDER_RATES                                                                                          \
+    "\"measured\": [{\"ranks\": 1, \"threads\": 1, \"pace_tflops\": [1], \"rates\": [{\"what\": "            \
+    "\"swiglu_forward\", \"type\": \"f32\", \"bytes\": [64], \"gb_per_s\": [1]}]}]"
+
 static void clusters_are_refused(void **state) {
     (void)state;
     static const struct {
@@ -69,6 +74,8 @@ static void clusters_are_refused(void **state) {
                {"\"ranks\": 0", "\"ranks\": 8", "levels[2].ranks of the last level must be 0"},
                {"\"ranks\": 2", "\"ranks\": 2.5", "levels[0].ranks must be a whole number"},
                {"\"gb_per_s\": 5", "\"gb_per_s\": 0", "levels[1].gb_per_s must be above zero"},
+               {"\"overlaps\": true", "\"overlaps\": true, " OLDER_RATES,
+                "swiglu_forward: f32 is nothing that has a rate"},
                {"\"levels\": [", "\"levels\": [7, ", "levels[0].name is missing"},
                {"\"levels\"", "\"level\"", "levels must be a list"}};
     mf_cluster c;
@@ -96,6 +103,54 @@ static void transfers_take_the_level_that_joins_them(void **state) {
         double expected = 2 * c.level[level].latency_s + 1e6 / c.level[level].bytes_per_s;
         assert_true(fabs(costs.transfer_s(&costs, &t) - expected) < 1e-12);
     }
+}
+
+/* Seconds for 1 GB a rank, without latency: by hand from 10, 5 and 1 GB/s within two, four and all ranks. */
+static void links_of_a_unit_carry_a_collective_together(void **state) {
+    (void)state;
+    static const struct {
+        int op, size, ranks[8];
+        double s;
+    } groups[] = {
+        {MF_OP_ALLGATHER, 2, {0, 1}, 0.1},
+        {MF_OP_ALLGATHER, 4, {0, 1, 2, 3}, 0.1},
+        {MF_OP_ALLGATHER, 8, {0, 1, 2, 3, 4, 5, 6, 7}, 0.25},
+        {MF_OP_REDUCE_SCATTER, 8, {0, 1, 2, 3, 4, 5, 6, 7}, 0.25},
+        {MF_OP_ALLREDUCE, 8, {0, 1, 2, 3, 4, 5, 6, 7}, 0.25},
+        {MF_OP_BROADCAST, 4, {0, 2, 4, 6}, 0.5},
+        {MF_OP_REDUCE, 4, {0, 1, 8, 9}, 0.5},
+        {MF_OP_ALLGATHER, 3, {0, 4, 8}, 1},
+        {MF_OP_ALLGATHER, 5, {0, 1, 2, 3, 4}, 1}, /* the last unit has one link */
+        {MF_OP_ALLTOALL, 2, {0, 1}, 0.1},
+        {MF_OP_ALLTOALL, 8, {0, 1, 2, 3, 4, 5, 6, 7}, 4.0 / 7},
+        {MF_OP_ALLTOALL, 2, {0, 4}, 1},
+        {MF_OP_SHIFT, 4, {0, 1, 2, 3}, 0.2},
+        {MF_OP_SHIFT, 8, {0, 1, 2, 3, 4, 5, 6, 7}, 1},
+    };
+    mf_cluster c;
+    write_cluster(NULL, NULL);
+    ASSERT_OK(mf_cluster_load(file, &c));
+    for (int i = 0; i < c.levels; i++) c.level[i].latency_s = 0;
+    mf_costs costs = mf_cluster_costs(&c, 16);
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        mf_transfer_cost t = {
+            .op = groups[i].op, .bytes = 1e9, .ranks = groups[i].ranks, .size = groups[i].size};
+        double s = costs.transfer_s(&costs, &t);
+        if (fabs(s - groups[i].s) > 1e-12) fail_msg("group %zu: %g s, not %g", i, s, groups[i].s);
+    }
+}
+
+/* A level outside that is faster than one inside it. */
+static void inner_links_limit_a_collective(void **state) {
+    (void)state;
+    static const int ranks[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    mf_cluster c;
+    write_cluster("\"gb_per_s\": 5", "\"gb_per_s\": 0.2");
+    ASSERT_OK(mf_cluster_load(file, &c));
+    mf_costs costs = mf_cluster_costs(&c, 16);
+    mf_transfer_cost t = {.op = MF_OP_ALLGATHER, .bytes = 1e9, .ranks = ranks, .size = 8};
+    double expected = 3 * c.level[2].latency_s + 1e9 / (2 * 0.2e9);
+    assert_true(fabs(costs.transfer_s(&costs, &t) - expected) < 1e-12);
 }
 
 static mf_measure_options laid_out(const char *mesh, const char *model, int64_t tokens) {
@@ -147,10 +202,13 @@ static void slower_links_take_longer(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(clusters_are_read), cmocka_unit_test(clusters_are_refused),
-        cmocka_unit_test(transfers_take_the_level_that_joins_them),
-        cmocka_unit_test(shipped_clusters_plan_the_papers_model), cmocka_unit_test(slower_links_take_longer)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(clusters_are_read),
+                                       cmocka_unit_test(clusters_are_refused),
+                                       cmocka_unit_test(transfers_take_the_level_that_joins_them),
+                                       cmocka_unit_test(links_of_a_unit_carry_a_collective_together),
+                                       cmocka_unit_test(inner_links_limit_a_collective),
+                                       cmocka_unit_test(shipped_clusters_plan_the_papers_model),
+                                       cmocka_unit_test(slower_links_take_longer)};
     snprintf(file, sizeof file, "%s/meshfold-plan-XXXXXX", P_tmpdir);
     int descriptor = mkstemp(file);
     if (descriptor < 0) return 1;

@@ -81,6 +81,32 @@ done
     complain 'many rows: exit'
 grep -q '^single  *impossible: ' found && grep -q '^sp=4 ' found || complain "many rows: $(cat found)"
 
+# Clips: given layouts, the most frames, a search with dsp, a page, a trace; and what train measures is what plan says.
+clips=("$meshfold" plan --model stdit-720m --dtype bf16 --grid 32x32 --cluster "$cluster")
+"${clips[@]}" --frames 16 --mesh dsp=4 sp=32,exchange=ulysses --longest --html clips.html --trace clips.json >found ||
+    complain 'clips: a plan fails'
+for pattern in 'of 1 clip of 16 frames of 32x32 patches a replica' '^dsp=4  *fits ' '^sp=32,exchange=ulysses  impossible: ' \
+    '^The longest clips that fit' ' frames  *peak'; do
+    grep -Eq "$pattern" found || complain "clips: no line like $pattern: $(cat found)"
+done
+grep -q '<th>frames</th>' clips.html && grep -q alltoall clips.json || complain 'clips: the page or the trace'
+"${clips[@]}" --frames 16 --ranks 8 --explain >found || complain 'clips: a search fails'
+for pattern in '^dp=4,dsp=2 ' '^[0-9]* layouts tried: ' '^Best of dsp'; do
+    grep -Eq "$pattern" found || complain "clips: the search has no line like $pattern: $(cat found)"
+done
+"${clips[@]}" --frames 16 --mesh dsp=4 --longest --json >longest.json || complain 'clips: --longest fails'
+frames=$(figure <(sed -n '/"longest"/,$p' longest.json) frames)
+for more in 0 4; do
+    "${clips[@]}" --frames $((frames + more)) --mesh dsp=4 >found
+    grep -q "^dsp=4  *$([ $more = 0 ] && echo fits || echo 'short by')" found || complain "$frames + $more: $(cat found)"
+done
+"$meshfold" bench --model stdit-tiny --frames 5 --grid 3x7 --mesh dsp=2 --rounds 1 --steps 1 --threads 1 \
+    --json real.json >/dev/null || complain 'clips: bench fails'
+"$meshfold" plan --model stdit-tiny --frames 5 --grid 3x7 --mesh dsp=2 --borrow --cluster "$cluster" --json >dry.json ||
+    complain 'clips: a small plan fails'
+[ "$(figure real.json total)" = "$(figure dry.json total)" ] ||
+    complain "clips: $(figure real.json total) bytes measured, $(figure dry.json total) planned"
+
 # A page, and formulas, which need no cluster.
 "${search[@]}" --ranks 4 --html page.html >/dev/null && grep -q 'tsp=4' page.html || complain '--html'
 "$meshfold" plan --model tsp-7b --ranks 8 --analytic | grep -q '^tsp=8 ' || complain '--analytic'
@@ -116,6 +142,10 @@ refuses '--top is for a search' --model tiny --analytic --ranks 2 --top 2
 refuses 'is not a regular file' --model tiny --cluster . --mesh single
 refuses 'no model two lines' --model $'two\nlines' --cluster "$cluster" --mesh single
 refuses 'tokens are the most' --model tiny --cluster "$cluster" --seq 268435456 --batch 16 --ranks 1
+refuses '--frames: is of clips' --model tiny --frames 8 --cluster "$cluster" --mesh single
+refuses '--seq: is of texts' --model stdit-tiny --seq 8 --cluster "$cluster" --mesh single
+refuses '--analytic: is about sequences of texts' --model stdit-tiny --analytic --ranks 2
+refuses '--validate: is about sequences of texts' --model stdit-tiny --validate
 refuses 'needs --model' --cluster "$cluster" --mesh single
 
 [ "$failures" = 0 ] || exit 1

@@ -116,7 +116,7 @@ static void a_calibration_comes_back_from_its_file(void **state) {
     for (int type = MF_F32; type <= MF_BF16; type++) {
         for (int form = MF_FORM_NN; form <= MF_FORM_TN; form++) assert_int_equal(r->gemm[type][form].axes, 3);
         assert_true(r->attention[type][0].axes == 2 && r->attention[type][1].axes == 2);
-        assert_int_equal(r->touch[MF_DO_SWIGLU_BACKWARD][type].axes, 1);
+        assert_int_equal(r->touch[MF_DO_ACTIVATION_BACKWARD][type].axes, 1);
     }
     assert_true(r->ranks == 2 && r->pace > 0 && r->transfer[MF_OP_SHIFT].axes == 1);
     ASSERT_OK(mf_cluster_save(made, path));

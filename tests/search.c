@@ -45,6 +45,19 @@ static mf_search_options searching(int ranks, int64_t tokens) {
                                .threads = 2};
 }
 
+/* 16384 tokens, too. */
+static mf_search_options searching_clips(int ranks) {
+    mf_search_options o = searching(ranks, TOKENS);
+    mf_model_config *c = &o.model.config;
+    c->family = MF_STDIT;
+    c->kv_heads = c->heads;
+    c->layers = 6;
+    c->vocab = 0;
+    c->video = (mf_video_config){16, 64, 64, 4, 2, 0, 0, false};
+    o.model.grid = mf_config_grid(c);
+    return o;
+}
+
 static mf_search_result searched(const mf_cluster *cluster, const mf_search_options *options) {
     mf_search_result result = {0};
     ASSERT_OK(mf_search(cluster, options, &result));
@@ -71,6 +84,20 @@ static int times_listed(const mf_leads *leads, const char *mesh) {
     return times;
 }
 
+/* All leads once, and these so many times. */
+static void are_listed_once(mf_search_options *o, const char *const *meshes, int count, int times) {
+    mf_leads leads = {0};
+    o->any_recompute = false;
+    ASSERT_OK(mf_leads_find(o, &leads));
+    for (int i = 0; i < count; i++)
+        if (times_listed(&leads, meshes[i]) != times) fail_msg("%s is not listed %d times", meshes[i], times);
+    for (int i = 0; i < leads.count; i++) {
+        assert_int_equal(times_listed(&leads, leads.lead[i].mesh), 1);
+        assert_int_equal(mf_mesh_ranks(&leads.lead[i].options.mesh), 8);
+    }
+    mf_leads_free(&leads);
+}
+
 static void every_kind_of_layout_is_listed_once(void **state) {
     (void)state;
     static const char *const meshes[] = {"dp=8",
@@ -89,29 +116,24 @@ static void every_kind_of_layout_is_listed_once(void **state) {
                                          "tsp=2,tp=4,reduction=scatter",
                                          "sp=2,tsp=2,tp=2,stream=ring,exchange=ulysses,reduction=scatter",
                                          "dp=2,sp=2,tsp=2"};
-    mf_search_options o = searching(8, TOKENS);
-    mf_leads leads = {0};
-    o.any_recompute = false;
-    ASSERT_OK(mf_leads_find(&o, &leads));
-    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i++)
-        if (times_listed(&leads, meshes[i]) != 1) fail_msg("%s is not listed once", meshes[i]);
-    for (int i = 0; i < leads.count; i++) {
-        assert_int_equal(times_listed(&leads, leads.lead[i].mesh), 1);
-        assert_int_equal(mf_mesh_ranks(&leads.lead[i].options.mesh), 8);
-    }
-    mf_leads_free(&leads);
+    static const char *const of_clips[] = {
+        "dsp=8",      "dsp=8,stream=ring",           "dsp=8,stream=gather",     "dp=4,dsp=2",
+        "dsp=4,tp=2", "dp=2,dsp=2,tp=2,stream=ring", "dsp=2,tp=4,stream=gather"};
+    mf_search_options o = searching(8, TOKENS), clips = searching_clips(8);
+    int texts = sizeof meshes / sizeof *meshes, more = sizeof of_clips / sizeof *of_clips;
+    are_listed_once(&o, meshes, texts, 1);
+    are_listed_once(&o, of_clips, more, 0);
+    are_listed_once(&clips, meshes, texts, 1);
+    are_listed_once(&clips, of_clips, more, 1);
 }
 
 /* The formula and the runs with few layers, of a large model: the one within a factor of two in time, and
  * below, but not by half, in memory; the other within a hundredth of the whole step. */
-static void sieves_are_near_the_truth(void **state) {
-    (void)state;
+static void sieves_are_near(const mf_search_options *o) {
     mf_cluster c;
-    mf_search_options o = searching(8, 131072);
     mf_leads leads = {0};
     ASSERT_OK(mf_cluster_load(MESHFOLD_SOURCE "/clusters/h100.json", &c));
-    ASSERT_OK(mf_config_preset("tsp-7b", &o.model.config));
-    ASSERT_OK(mf_leads_find(&o, &leads));
+    ASSERT_OK(mf_leads_find(o, &leads));
     for (int i = 0; i < leads.count; i += MF_TEST_SPARSE ? 37 : 3) {
         mf_lead *lead = &leads.lead[i];
         mf_plan_result plan;
@@ -131,6 +153,33 @@ static void sieves_are_near_the_truth(void **state) {
     mf_leads_free(&leads);
 }
 
+static void sieves_are_near_the_truth(void **state) {
+    (void)state;
+    mf_search_options o = searching(8, 131072), clips = searching_clips(8);
+    ASSERT_OK(mf_config_preset("tsp-7b", &o.model.config));
+    sieves_are_near(&o);
+    o.ranks = 16; /* two nodes */
+    if (!MF_TEST_SPARSE) sieves_are_near(&o);
+    ASSERT_OK(mf_config_preset("stdit-3b", &clips.model.config));
+    clips.model.grid = mf_config_grid(&clips.model.config);
+    clips.model.tokens = mf_clip_tokens(&clips.model.grid);
+    sieves_are_near(&clips);
+    clips.model.config.video.gated = true;
+    clips.model.config.video.condition_tokens = 300;
+    clips.model.config.video.condition_channels = 4096;
+    sieves_are_near(&clips);
+}
+
+static void the_best_is_found(const mf_cluster *c, const mf_search_options *o) {
+    mf_search_result result = searched(c, o);
+    mf_plan_result best = best_of_all(c, o);
+    if (mf_plan_compare(&best, &result.found[0].plan) != 0)
+        fail_msg("%d ranks, %g bytes: found %s, %g tokens/s, short by %g; the best has %g, %g", o->ranks,
+                 c->memory_bytes, result.found[0].mesh, result.found[0].plan.tokens_per_s,
+                 result.found[0].plan.short_by_bytes, best.tokens_per_s, best.short_by_bytes);
+    mf_search_free(&result);
+}
+
 /* Memory that all have enough of, some, and none. */
 static void the_best_of_all_is_found(void **state) {
     (void)state;
@@ -139,14 +188,9 @@ static void the_best_of_all_is_found(void **state) {
     for (size_t m = 0; m < sizeof memories / sizeof *memories; m++)
         for (int i = 0; i < (MF_TEST_SPARSE ? 1 : m == 1 ? 4 : 2); i++) {
             mf_cluster c = small_cluster(memories[m]);
-            mf_search_options o = searching(ranks[i], TOKENS);
-            mf_search_result result = searched(&c, &o);
-            mf_plan_result best = best_of_all(&c, &o);
-            if (mf_plan_compare(&best, &result.found[0].plan) != 0)
-                fail_msg("%d ranks, %g bytes: found %s, %g tokens/s, short by %g; the best has %g, %g",
-                         ranks[i], memories[m], result.found[0].mesh, result.found[0].plan.tokens_per_s,
-                         result.found[0].plan.short_by_bytes, best.tokens_per_s, best.short_by_bytes);
-            mf_search_free(&result);
+            mf_search_options o = searching(ranks[i], TOKENS), clips = searching_clips(ranks[i]);
+            the_best_is_found(&c, &o);
+            the_best_is_found(&c, &clips);
         }
 }
 
@@ -291,6 +335,7 @@ static void many_ranks_are_searched(void **state) {
 static bool fits_at(const mf_cluster *c, mf_measure_options o, int64_t tokens) {
     mf_plan_result plan;
     o.model.tokens = tokens;
+    if (o.model.config.family == MF_STDIT) o.model.grid.frames = tokens / mf_clip_places(&o.model.grid);
     ASSERT_OK(mf_plan(c, &o, 0, false, &plan));
     return plan.fits;
 }
@@ -316,6 +361,24 @@ static void the_longest_is_at_its_edge(void **state) {
             ASSERT_OK(mf_plan_longest(&tiny, &o, false, &longest));
             assert_int_equal(longest.tokens, 0);
         }
+}
+
+static void the_longest_clip_is_at_its_edge(void **state) {
+    (void)state;
+    static const struct {
+        const char *mesh;
+        int64_t frames; /* of a step */
+    } rows[] = {{"single", 1}, {"dsp=4", 4}, {"dsp=3,stream=ring", 3}, {"sp=4,exchange=ulysses", 1}};
+    mf_cluster c = small_cluster(400e6);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        mf_measure_options o = {.model = searching_clips(1).model, .threads = 1};
+        mf_longest longest;
+        ASSERT_OK(mf_layout_parse(rows[i].mesh, &mf_layout_words_none, &o.mesh, &o.layout));
+        ASSERT_OK(mf_plan_longest(&c, &o, false, &longest));
+        assert_int_equal(longest.step, 1024 * rows[i].frames);
+        assert_true(longest.tokens > 0 && longest.tokens % longest.step == 0);
+        assert_true(fits_at(&c, o, longest.tokens) && !fits_at(&c, o, longest.tokens + longest.step));
+    }
 }
 
 /* On whichever thread it is missing. */
@@ -346,6 +409,7 @@ int main(void) {
         cmocka_unit_test(too_large_models_say_what_would_do),
         cmocka_unit_test(many_ranks_are_searched),
         cmocka_unit_test(the_longest_is_at_its_edge),
+        cmocka_unit_test(the_longest_clip_is_at_its_edge),
         cmocka_unit_test(missing_memory_ends_the_search),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -36,28 +36,42 @@ static mf_status sum_up(counted *c, mf_mesh *mesh) {
     return MF_OK;
 }
 
+/* Bytes of zeros that serve as all input of a step. */
+static size_t input_bytes(const counted *c) {
+    const mf_video_config *v = &c->model.config.video;
+    int64_t token = mf_max(mf_config_values(&c->model.config), 1);
+    int64_t all = mf_max(c->model.tokens * token, v->condition_tokens * v->condition_channels);
+    return (size_t)(c->model.batch * all) * sizeof(float);
+}
+
+static mf_gradient_call call_with(const counted *c, const void *zeros) {
+    if (c->model.config.family == MF_STDIT)
+        return (mf_gradient_call){
+            .input = zeros, .target = zeros, .time = zeros, .condition = zeros, .scale = 1, .last = true};
+    return (mf_gradient_call){.ids = zeros, .labels = zeros, .scale = 1, .last = true};
+}
+
 static mf_status step(const counted *c, mf_model *model, mf_device *device) {
     mf_memory *memory = mf_device_memory(device);
     mf_status status = MF_OK;
     mf_model_state state = mf_model_state_get(model);
-    size_t bytes = (size_t)(c->model.batch * mf_model_rows(model)) * sizeof(int32_t);
-    mf_buffer ids = {0};
+    mf_buffer zeros = {0};
     double loss = 0;
-    MF_GO(mf_buffer_alloc(memory, MF_WORKSPACE, bytes, "ids", &ids));
-    MF_GO(mf_zero(device, ids.data, bytes));
+    MF_GO(mf_buffer_alloc(memory, MF_WORKSPACE, input_bytes(c), "input", &zeros));
+    MF_GO(mf_zero(device, zeros.data, input_bytes(c)));
+    mf_gradient_call call = call_with(c, zeros.data);
     MF_GO(mf_zero(device, state.cut_weights, (size_t)state.cut * mf_dtype_bytes(state.type)));
     MF_GO(mf_zero(device, state.replicated_weights, (size_t)state.replicated * sizeof(float)));
     MF_GO(mf_barrier(mf_model_world(model)));
     if (c->model.forward_only) {
-        MF_GO(mf_model_loss(model, ids.data, ids.data, &loss));
+        MF_GO(mf_model_loss(model, &call, &loss));
     } else {
-        mf_gradient_call call = {.ids = ids.data, .labels = ids.data, .scale = 1, .last = true};
         MF_GO(mf_model_gradients(model, &call, &loss));
         MF_GO(mf_model_share_updates(model));
     }
     MF_GO(mf_barrier(mf_model_world(model)));
 fail:
-    mf_buffer_free(memory, &ids);
+    mf_buffer_free(memory, &zeros);
     return status;
 }
 
@@ -203,6 +217,64 @@ static void relatives_too(void **state) {
     }
 }
 
+static mf_model_options video_model(void) {
+    return (mf_model_options){.config = {.family = MF_STDIT,
+                                         .hidden = 64,
+                                         .layers = 4,
+                                         .heads = 8,
+                                         .kv_heads = 8,
+                                         .head_dim = 8,
+                                         .ffn = 96,
+                                         .norm_eps = 1e-5,
+                                         .init_range = 0.02,
+                                         .video = {8, 8, 16, 1, 2, 0, 0, false}},
+                              .batch = 2,
+                              .tokens = 8 * 4 * 8,
+                              .grid = {8, 4, 8},
+                              .seed = 1};
+}
+
+static const char *const video_meshes[] = {
+    "dsp=2",
+    "dsp=8",
+    "dsp=4,zero=0",
+    "dsp=4,stream=ring",
+    "dsp=4,stream=broadcast",
+    "dsp=2,stream=gather",
+    "dsp=4,attention-stream=gather,mlp-stream=ring",
+    "dsp=2,tp=2",
+    "dsp=2,tp=2,stream=ring",
+    "dp=2,dsp=2",
+    "dp=2,dsp=2,stream=ring",
+    "sp=4",
+    "sp=4,exchange=ring",
+    "sp=8,exchange=ulysses",
+    "sp=2,stream=gather,exchange=ulysses",
+    "tp=4",
+    "tp=4,reduction=scatter",
+    "tp=2,sp=2,reduction=scatter,exchange=ulysses",
+    "tsp=4",
+    "tsp=2,attention-stream=ring,exchange=ulysses",
+    "tsp=2,tp=2,sp=2",
+    "dp=2,tp=2",
+};
+
+/* Plain, and with a condition and a gated MLP. */
+static void videos_too(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof video_meshes / sizeof *video_meshes; i++)
+        for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
+            counted c = {.model = video_model()};
+            c.model.type = type;
+            if (type == MF_BF16) {
+                c.model.config.video.condition_tokens = 3;
+                c.model.config.video.condition_channels = 5;
+                c.model.config.video.gated = true;
+            }
+            every_mode(&c, video_meshes[i]);
+        }
+}
+
 /* What a rank sends for one layer's forward: a model of two layers against one of one. */
 static double layer_volume(const char *mesh, int64_t hidden, int64_t kv_heads, int64_t tokens) {
     double volume[2] = {0, 0};
@@ -240,7 +312,7 @@ static void tsp_sends_less_beyond_the_crossover(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(counters_equal_formulas),
-                                       cmocka_unit_test(relatives_too),
+                                       cmocka_unit_test(relatives_too), cmocka_unit_test(videos_too),
                                        cmocka_unit_test(tsp_sends_less_beyond_the_crossover)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -57,6 +57,8 @@ const mf_error *mf_error_last(void);
 /* Makes `error` this thread's last error (used to hand a failed rank's error to its peers). Returns its
  * status. */
 mf_status mf_error_adopt(const mf_error *error);
+/* Puts what is to blame (a flag, a file) before the last error's message. status: that error's, or MF_OK. */
+mf_status mf_blame(const char *culprit, mf_status status);
 /* Names the rank that this thread runs, for errors. -1: none. */
 void mf_rank_set(int rank);
 int mf_rank_get(void);

@@ -1,6 +1,6 @@
 /* checkpoint.h: a run's state on disk, from which it goes on as if it had never stopped, on any mesh.
  *
- *     mf_checkpoint_progress progress = {.step = 100, .data = mf_dataset_digest(&options.data)};
+ *     mf_checkpoint_progress progress = {.step = 100, .data = mf_train_digest(&options)};
  *     mf_checkpoint_saved saved;
  *     options.checkpoints = "runs/a/checkpoints";
  *     MF_TRY(mf_checkpoint_save(optimizer, &options, &progress, &saved));  // collective: .../step-000100/
@@ -26,10 +26,10 @@ typedef struct mf_checkpoint_progress {
     double loss_first, loss_last, loss_eval;
     const float *step_s; /* save: [step] on rank 0, how long each took */
     float *step_s_out;   /* load: [step] on every rank, or NULL */
-    uint64_t data;       /* mf_dataset_digest of the run's text; save: rank 0's counts */
+    uint64_t data;       /* mf_train_digest of the run; save: rank 0's counts */
 } mf_checkpoint_progress;
-/* Tells one text from another. */
-uint64_t mf_dataset_digest(const mf_dataset *data);
+/* Tells one text, or set of videos, from another. */
+uint64_t mf_train_digest(const mf_train_options *options);
 
 typedef struct mf_checkpoint_saved {
     char path[1024];
@@ -70,7 +70,7 @@ bool mf_checkpoint_is_converted(const mf_checkpoint *checkpoint);
 /* The options' `settings` when it was saved; NULL: there were none. */
 const char *mf_checkpoint_settings(const mf_checkpoint *checkpoint);
 
-/* MF_EINVAL names the option that a run which goes on from here can't have. data: mf_dataset_digest. */
+/* MF_EINVAL names the option that a run which goes on from here can't have. data: mf_train_digest. */
 mf_status mf_checkpoint_match(const mf_checkpoint *checkpoint, const mf_train_options *options,
                               uint64_t data);
 /* Each rank reads what it holds, a part of another mesh's ranks at a time, and nothing else stays in memory.

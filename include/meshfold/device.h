@@ -23,8 +23,8 @@ typedef struct mf_device mf_device;
 mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out);
 void mf_device_destroy(mf_device *device);
 mf_memory *mf_device_memory(mf_device *device);
-/* Floating-point operations done so far by matrix products (2mnk each) and attention (its products, causal
- * pairs). */
+/* Floating-point operations done so far by matrix products (2mnk each) and attention (its products, of the
+ * pairs that are seen). */
 double mf_device_flops(const mf_device *device);
 /* The CPU's matrix library, its version and the instructions that it uses, in words. Static. */
 const char *mf_cpu_description(void);
@@ -49,7 +49,7 @@ typedef struct mf_gemm_args {
 mf_status mf_gemm(mf_device *device, const mf_gemm_args *args);
 
 /* Attention (softmax over keys at positions <= the query's, above the query's - window, and from the query's
- * first_key on) of some query chunks over some key chunks.
+ * first_key on; or over all keys) of some query chunks over some key chunks.
  * A chunk is a run of consecutive tokens of every sequence of the batch. Keys and values are read where they
  * lie. Query head i of the call reads key head (first_head + i) / group - first_kv_head of the call. */
 typedef struct mf_query_chunk {
@@ -72,8 +72,15 @@ typedef struct mf_attention_args {
     int64_t kv_heads, first_kv_head;
     int64_t head_dim;
     int64_t window; /* keys that a query sees at most, its own the last; 0: all before it */
+    bool all_keys;  /* every query sees every key of the list, whatever the positions; then neither window
+                       nor first_key */
+    /* 0 or 1: a sequence's tokens are neighbours. More: the batch is a multiple of it, and the tokens of so
+     * many sequences take turns. Token t of sequence s is then row (s / interleave * tokens + t) * interleave
+     * + s % interleave of q, o, lse, d_o, dq and delta. In a chunk of keys it lies s / interleave * batch_ld
+     * + (t * interleave + s % interleave) * ld from the first, its gradients likewise. */
+    int64_t interleave;
     /* [batch, tokens] the position of the first key that a query may see, which must not fall within a chunk;
-     * NULL: 0. As q it is read where the operation computes. */
+     * NULL: 0. As q it is read where the operation computes. Whatever interleave, sequence after sequence. */
     const int32_t *first_key;
     float scale;
     int query_chunks, key_chunks;
@@ -206,19 +213,76 @@ typedef struct mf_bias_args {
 mf_status mf_bias_forward(mf_device *device, const mf_bias_args *args);
 mf_status mf_bias_backward(mf_device *device, const mf_bias_args *args);
 
-/* Gated activation of n rows of `width`: out = silu(gate) * up. All compute type, row distances given. */
-typedef struct mf_swiglu_args {
+/* Modulation (adaLN: Peebles & Xie, arXiv 2212.09748): values scaled, shifted or gated by vectors of the
+ * sample that their row is of. Row i of a call is of sample (first_row + i) / sample_rows; the vectors are
+ * f32, and those of a sample begin mod_ld elements after those of the sample before. */
+
+/* y = norm(x) (1 + scale) + shift, with norm(x) = (x - mean) / sqrt(variance + eps) of each row. */
+typedef struct mf_modulate_args {
     mf_dtype type;
+    int64_t n, h;
+    float eps;
+    int64_t first_row, sample_rows, mod_ld;
+    const void *x;              /* [n, h] compute type */
+    const float *shift, *scale; /* [samples, h] */
+    void *y;                    /* forward: [n, h] compute type. Overwritten */
+    /* backward only */
+    const float *dy;        /* [n, h] */
+    float *dx;              /* [n, h] += */
+    float *dshift, *dscale; /* as shift and scale: += sums over a sample's rows; both NULL: not wanted */
+} mf_modulate_args;
+mf_status mf_modulate_forward(mf_device *device, const mf_modulate_args *args);
+mf_status mf_modulate_backward(mf_device *device, const mf_modulate_args *args);
+
+typedef struct mf_gate_args {
+    mf_dtype type;
+    int64_t n, h;
+    int64_t first_row, sample_rows, mod_ld;
+    const float *gate;  /* [samples, h] */
+    const void *in;     /* [n, h] compute type */
+    const float *delta; /* mf_gate_add: [n, h] */
+    void *out;          /* [n, h] compute type. Overwritten; may be in */
+} mf_gate_args;
+/* out = gate * in */
+mf_status mf_gate_scale(mf_device *device, const mf_gate_args *args);
+/* out = in + gate * delta */
+mf_status mf_gate_add(mf_device *device, const mf_gate_args *args);
+
+/* Where gate * y was added, with y = a times w transposed, and g is the sum's gradient transposed times a,
+ * over one sample's rows: the gradients of w and of gate, for which y need not be kept. Row distances given.
+ */
+typedef struct mf_gate_grads_args {
+    mf_dtype type;
+    int64_t rows, cols;
+    const float *g; /* [rows, cols] */
+    int64_t g_ld;
+    const void *w; /* [rows, cols] compute type */
+    int64_t w_ld;
+    const float *gate; /* [rows] */
+    float *dw;         /* [rows, cols] += gate * g */
+    int64_t dw_ld;
+    float *dgate; /* [rows] += sums of the rows of w * g */
+} mf_gate_grads_args;
+mf_status mf_gate_grads(mf_device *device, const mf_gate_grads_args *args);
+
+typedef enum mf_activation_kind {
+    MF_SILU, /* x / (1 + exp(-x)) */
+    MF_GELU  /* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+} mf_activation_kind;
+/* Activation of n rows of `width`: out = f(gate), or f(gate) * up. All compute type, row distances given. */
+typedef struct mf_activation_args {
+    mf_dtype type;
+    mf_activation_kind kind;
     int64_t n, width;
-    const void *gate, *up;
+    const void *gate, *up; /* up: NULL where nothing is gated; then d_up is not written */
     int64_t in_ld;
     void *out; /* [n, width] dense. Overwritten, in backward too: its matrix product needs it again */
     /* backward only */
     const void *d_out;   /* [n, width] dense, compute type */
     void *d_gate, *d_up; /* [n, width] dense, compute type. Overwritten */
-} mf_swiglu_args;
-mf_status mf_swiglu_forward(mf_device *device, const mf_swiglu_args *args);
-mf_status mf_swiglu_backward(mf_device *device, const mf_swiglu_args *args);
+} mf_activation_args;
+mf_status mf_activation_forward(mf_device *device, const mf_activation_args *args);
+mf_status mf_activation_backward(mf_device *device, const mf_activation_args *args);
 
 /* Rows ids[i] - first of a table's slice [rows, h] (compute type) to out: [n, h] (compute type); ids outside
  * the slice leave their row as it is. */
@@ -235,6 +299,20 @@ typedef struct mf_embed_args {
 } mf_embed_args;
 mf_status mf_embed_forward(mf_device *device, const mf_embed_args *args);
 mf_status mf_embed_backward(mf_device *device, const mf_embed_args *args);
+
+/* Values with a place in a grid of up to three dimensions: out = y + bias + the rows of three tables side by
+ * side. Row i takes rows index[(first_row + i) % sample_rows] of the tables. */
+typedef struct mf_grid_embed_args {
+    mf_dtype type;
+    int64_t n, h, first_row, sample_rows;
+    const float *y;        /* [n, h] */
+    const float *bias;     /* [h] */
+    const float *table[3]; /* [.., width] each */
+    int64_t width[3];      /* together h */
+    const int32_t *index;  /* [sample_rows][3] */
+    void *out;             /* [n, h] compute type. Overwritten */
+} mf_grid_embed_args;
+mf_status mf_grid_embed(mf_device *device, const mf_grid_embed_args *args);
 
 /* Cross-entropy over a vocabulary that comes in slices. logits: [n, width] f32 of ids first .. first + width
  * - 1. State of each row: running maximum, running sum of exp(logit - maximum), the label's logit. */
@@ -281,6 +359,15 @@ mf_status mf_adamw(mf_device *device, const mf_adamw_args *args);
 
 /* *sum of squares of n f32 values, in double, in an order that does not depend on the threads. */
 mf_status mf_sum_squares(mf_device *device, int64_t n, const float *x, double *sum);
+/* *loss: sum of (pred - target)^2 over n values, in double, in an order that does not depend on the threads.
+ * d_pred: [n] = 2 scale (pred - target). Both overwrite; d_pred may be pred, or NULL: not wanted. */
+typedef struct mf_squared_error_args {
+    int64_t n;
+    const float *pred, *target;
+    float scale;
+    float *d_pred;
+} mf_squared_error_args;
+mf_status mf_squared_error(mf_device *device, const mf_squared_error_args *args, double *loss);
 /* out: [rows, width] = in: [rows, width] in another type, row distances given. Overwrites. */
 typedef struct mf_cast_args {
     int64_t rows, width;
@@ -326,10 +413,16 @@ typedef enum mf_operation {
     MF_DO_HEADNORM_BACKWARD,
     MF_DO_BIAS_FORWARD,
     MF_DO_BIAS_BACKWARD,
-    MF_DO_SWIGLU_FORWARD,
-    MF_DO_SWIGLU_BACKWARD,
+    MF_DO_MODULATE_FORWARD,
+    MF_DO_MODULATE_BACKWARD,
+    MF_DO_GATE_SCALE,
+    MF_DO_GATE_ADD,
+    MF_DO_GATE_GRADS,
+    MF_DO_ACTIVATION_FORWARD,
+    MF_DO_ACTIVATION_BACKWARD,
     MF_DO_EMBED_FORWARD,
     MF_DO_EMBED_BACKWARD,
+    MF_DO_GRID_EMBED,
     MF_DO_XENT_BEGIN,
     MF_DO_XENT_UPDATE,
     MF_DO_XENT_MERGE,
@@ -337,6 +430,7 @@ typedef enum mf_operation {
     MF_DO_XENT_LOSS,
     MF_DO_ADAMW,
     MF_DO_SUM_SQUARES,
+    MF_DO_SQUARED_ERROR,
     MF_DO_CAST,
     MF_DO_ADD,
     MF_DO_ACCUMULATE,

@@ -1,4 +1,4 @@
-/* infer.h: text that a model goes on with.
+/* infer.h: text that a model goes on with, and clips of video out of noise.
  *
  *     mf_speech *speech = NULL;
  *     MF_TRY(mf_speech_open("models/llama", NULL, 32000, &speech));              // its tokenizer, or bytes
@@ -95,5 +95,34 @@ typedef struct mf_generation {
  * Collective over the world, whose size is the mesh's. */
 mf_status mf_generate(mf_world *world, const mf_generate_options *options, mf_generation *out);
 void mf_generation_free(mf_generation *generation);
+
+/* Clips of a model of videos: from noise, at time 0, by `steps` steps of Euler's along its velocities to time
+ * 1. The same seed gives the same clips on every layout, to rounding. */
+typedef struct mf_clips_options {
+    mf_model_options model; /* config, type, grid; batch: clips of each replica at once, at most */
+    mf_mesh_spec mesh;
+    mf_layout layout;
+    int threads;           /* per rank */
+    const char *init_from; /* a model folder, or NULL: weights from the seed */
+    int64_t clips, steps;
+    uint64_t seed;
+    const float *condition; /* [clips, tokens, channels] where the model has one, the same on every rank */
+    double guidance; /* a condition leads so much farther than none does (Ho & Salimans, arXiv 2207.12598): 1:
+                        no more than it does by itself, and half the work */
+    /* On rank 0; an error ends it. Clips come in order: patches [tokens, values]. */
+    void *context;
+    mf_status (*clip)(void *context, int64_t index, const float *patches);
+    mf_status (*stepped)(void *context, int64_t done, int64_t of); /* may be NULL */
+} mf_clips_options;
+typedef struct mf_generated_clips {
+    double seconds;           /* without what the observers took */
+    double flops, peak_flops; /* of all ranks; the peak measured before */
+    int ranks;
+    mf_rank_report *rank; /* [ranks] transfers are the last step's */
+} mf_generated_clips;
+/* *out, empty before, is filled on rank 0; free it after an error too. Replicas (dp) share the clips.
+ * Collective over the world, whose size is the mesh's. */
+mf_status mf_generate_clips(mf_world *world, const mf_clips_options *options, mf_generated_clips *out);
+void mf_generated_clips_free(mf_generated_clips *clips);
 
 #endif

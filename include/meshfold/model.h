@@ -14,7 +14,32 @@
 #include "meshfold/schedule.h"
 
 /* Whose names and defaults a config.json has. */
-typedef enum mf_model_family { MF_LLAMA, MF_MISTRAL, MF_QWEN2, MF_QWEN3, MF_MODEL_FAMILIES } mf_model_family;
+typedef enum mf_model_family {
+    MF_LLAMA,
+    MF_MISTRAL,
+    MF_QWEN2,
+    MF_QWEN3,
+    MF_STDIT, /* of videos; the others are of texts */
+    MF_MODEL_FAMILIES
+} mf_model_family;
+
+/* Patches of a clip: frames, and in each rows and columns of patches. */
+typedef struct mf_clip {
+    int64_t frames, rows, columns;
+} mf_clip;
+static inline int64_t mf_clip_places(const mf_clip *g) { return g->rows * g->columns; }
+static inline int64_t mf_clip_tokens(const mf_clip *g) { return g->frames * mf_clip_places(g); }
+
+/* What a video's model has beside hidden, layers, heads and ffn: blocks that attend over the places of a
+ * frame and over the frames of a place take turns, both with a GELU MLP; layer norms without weights are
+ * modulated by an embedded time (adaLN-single: PixArt-alpha, arXiv 2310.00426). It predicts velocities of a
+ * rectified flow (arXiv 2209.03003), from noise at time 0 to clips at time 1. */
+typedef struct mf_video_config {
+    int64_t frames, height, width; /* of the clips that it is made for: pixels, or elements of a latent */
+    int64_t channels, patch;       /* a patch has patch * patch * channels values */
+    int64_t condition_tokens, condition_channels; /* attended to in every block; 0: no condition */
+    bool gated;                                   /* the MLP: gelu(gate) * up, else gelu(up) */
+} mf_video_config;
 
 /* Llama's block: RMS norms before attention and MLP, grouped-query attention with rotary positions, gated
  * MLP; and what its relatives add to it, each by itself. */
@@ -29,7 +54,12 @@ typedef struct mf_model_config {
     int64_t window_from; /* the layers from this one on have the window, those before see all */
     int64_t positions;   /* max_position_embeddings: what it was trained for; 0: not said */
     mf_rope_scaling scaling;
+    mf_video_config video; /* MF_STDIT, which has no vocabulary and no rotary positions */
 } mf_model_config;
+/* Values of a patch; the patches of the clips it is made for. */
+int64_t mf_config_values(const mf_model_config *config);
+mf_clip mf_config_grid(const mf_model_config *config);
+bool mf_config_is_gated(const mf_model_config *config);
 /* "LlamaForCausalLM", ... */
 const char *mf_model_family_name(mf_model_family family);
 
@@ -65,13 +95,17 @@ mf_status mf_config_param_list(const mf_model_config *config, mf_named_shape **o
 
 /* Number of parameters. */
 int64_t mf_config_params(const mf_model_config *config);
-/* Of these, the biases and norms of heads. */
+/* Of these, what every rank has whole beside blocks' norms: biases and norms of heads; of a video's model all
+ * that is small. */
 int64_t mf_config_vectors(const mf_model_config *config);
-/* Pairs of a query and a key that it sees, of one head and a sequence of so many tokens. */
+/* Of these, the matrices outside of the layers that ranks can share: embedding and head; of a video's model
+ * those that times and condition go through. */
+int64_t mf_config_outer(const mf_model_config *config);
+/* Pairs of a query and a key that it sees, of one head and a text of so many tokens. */
 double mf_config_pairs(const mf_model_config *config, int64_t layer, int64_t tokens);
 /* Model FLOPs of one training step over `sequences` of `tokens`: forward 2 a weight and token in the products
  * (the output head counts, the embedding does not), attention 2 * 2 * head_dim * heads * pairs a layer, which
- * are S(S+1)/2 without a window; backward twice that; recomputation is not counted. */
+ * are S(S+1)/2 without a window; backward twice that; recomputation is not counted. Of texts. */
 double mf_config_step_flops(const mf_model_config *config, int64_t sequences, int64_t tokens);
 
 typedef enum mf_recompute {
@@ -84,7 +118,8 @@ typedef struct mf_model_options {
     mf_model_config config;
     mf_dtype type;
     mf_recompute recompute;
-    int64_t batch, tokens; /* sequences of a call; tokens of each, over all ranks */
+    int64_t batch, tokens; /* sequences, or clips, of a call; tokens of each, over all ranks */
+    mf_clip grid;          /* of a clip's: `tokens` of them. Not of texts */
     uint64_t seed;
     bool forward_only; /* no gradients, nothing kept for them */
     bool cache;        /* forward only: an mf_cache will be made of it. MF_EUNSUPPORTED where weights are cut
@@ -92,8 +127,8 @@ typedef struct mf_model_options {
     bool packed;       /* sequences hold documents: mf_model_set_documents */
 } mf_model_options;
 
-/* Model FLOPs of a step as these options say: mf_config_step_flops, of which the forward pass alone is a
- * third. */
+/* Model FLOPs of a step as these options say: mf_config_step_flops, or the same of clips, whose places all
+ * see each other, and so do the frames of a place; the forward pass alone is a third. */
 double mf_model_step_flops(const mf_model_options *options, int64_t sequences);
 
 typedef struct mf_model mf_model;
@@ -107,7 +142,7 @@ mf_status mf_model_create(const mf_model_options *options, const mf_layout *layo
 void mf_model_destroy(mf_model *model);
 /* As given to create; belongs to the model. */
 const mf_model_options *mf_model_options_get(const mf_model *model);
-/* Tokens of each sequence that this rank holds. */
+/* Tokens of each text that this rank holds; of clips, where the first block cuts them. */
 int64_t mf_model_rows(const mf_model *model);
 /* This rank's part of a sequence of `tokens` values: out: [rows]. */
 void mf_model_cut(const mf_model *model, const int32_t *sequence, int32_t *out);
@@ -119,20 +154,33 @@ void mf_model_cut(const mf_model *model, const int32_t *sequence, int32_t *out);
  * before the last token's. Not collective; not of a dry step. */
 mf_status mf_model_set_documents(mf_model *model, const int32_t *begins);
 
-/* ids, labels: [batch, rows], this rank's tokens; a negative label is masked. *loss: this rank's share of the
- * sum over all unmasked tokens; the shares of all ranks add up to it. Collective. */
-mf_status mf_model_loss(mf_model *model, const int32_t *ids, const int32_t *labels, double *loss);
-
+/* What a step computes with: texts' ids and labels, or clips. */
 typedef struct mf_gradient_call {
-    const int32_t *ids, *labels;
-    float scale; /* of the loss */
-    bool last;   /* of the step: sums over the ranks that hold the same weights begin while earlier layers are
-                    at work */
+    const int32_t *ids, *labels; /* [batch, rows], this rank's tokens; a negative label is masked */
+    const float *input;  /* [rows in, values] f32: this rank's patches at the times (mf_model_cut_clip) */
+    const float *target; /* [rows out, values] f32: their velocities */
+    const float *time;   /* [batch] the host's, from 0, noise, to 1; the same on every rank of a replica */
+    const float
+        *condition; /* [batch, tokens, channels] of the condition, where the model has one; the same */
+    float scale;    /* of the loss */
+    bool last; /* of the step: sums over the ranks that hold the same weights begin while earlier layers are
+                  at work */
 } mf_gradient_call;
+/* *loss: this rank's share of the sum over all unmasked tokens, of clips of the squared errors of all values;
+ * the shares of all ranks add up to it. scale and last are not looked at. Collective. */
+mf_status mf_model_loss(mf_model *model, const mf_gradient_call *call, double *loss);
 /* The same, and += the gradient of scale * loss. After the last call of a step the gradients are sums over
- * all ranks, of cut parameters in the elements that this rank updates, of replicated ones (norms and biases)
- * on every rank. Collective. */
+ * all ranks, of cut parameters in the elements that this rank updates, of replicated ones on every rank.
+ * Collective. */
 mf_status mf_model_gradients(mf_model *model, const mf_gradient_call *call, double *loss);
+
+/* This rank's patches of clips: where the first block cuts them, or where the last one does. */
+int64_t mf_model_clip_rows(const mf_model *model, bool last);
+/* clip: [tokens, values] of one; out: [clip_rows / batch, values]. */
+void mf_model_cut_clip(const mf_model *model, bool last, const float *clip, float *out);
+/* The velocities that the model predicts: out: [batch, tokens, values] f32, whole on every rank of a replica.
+ * call: input, time and condition. Collective. */
+mf_status mf_model_velocity(mf_model *model, const mf_gradient_call *call, float *out);
 
 typedef struct mf_logits_call {
     const int32_t *ids;    /* [batch, rows], this rank's tokens */
@@ -183,7 +231,7 @@ double mf_cache_read_bytes(const mf_cache *cache);
 typedef struct mf_param_view {
     const char *name;
     int64_t rows, cols; /* of the whole; rows 0: a vector of cols */
-    bool replicated;
+    bool replicated;    /* norms and other small ones, whole on every rank */
     int64_t first_row, slice_rows, first_col, slice_cols;
     int64_t offset; /* where the slice lies, dense, in the weights and gradients it belongs to, in elements */
     int64_t shared_rows; /* leading rows of the slice that another rank has too, and counts */

@@ -52,6 +52,10 @@ double mf_cluster_memory(const mf_cluster *cluster, int ranks);
 mf_costs mf_cluster_costs(const mf_cluster *cluster, int ranks);
 /* The level that a group of ranks needs: the innermost that joins all of them. */
 int mf_cluster_level(const mf_cluster *cluster, const int *ranks, int size);
+/* How long a group's links take for a collective (by mf_comm_op) in which each rank sends so many bytes,
+ * latency apart. together: [levels] of the group's `size` ranks, the fewest that a unit of the level (a node,
+ * say) holds, which the levels further out join; of the last level all. */
+double mf_cluster_links_s(const mf_cluster *cluster, int op, double bytes, const int *together, int size);
 
 typedef struct mf_plan_result {
     mf_rank_report
@@ -76,8 +80,16 @@ mf_status mf_plan_after(const mf_cluster *cluster, const mf_measure_options *opt
 int mf_plan_compare(const mf_plan_result *a, const mf_plan_result *b);
 
 /* The kind of layout that a mesh makes, by what its ranks share: "dp" and "single" have none of the others.
+ * On dsp weights that go round are tsp's, weights that are gathered zero3's.
  */
-enum { MF_FAMILY_TP = 1, MF_FAMILY_TSP = 2, MF_FAMILY_ZERO3 = 4, MF_FAMILY_SP = 8, MF_FAMILIES = 16 };
+enum {
+    MF_FAMILY_TP = 1,
+    MF_FAMILY_TSP = 2,
+    MF_FAMILY_ZERO3 = 4,
+    MF_FAMILY_SP = 8,
+    MF_FAMILY_DSP = 16,
+    MF_FAMILIES = 32
+};
 unsigned mf_plan_family(const mf_mesh_spec *mesh, const mf_layout *layout);
 /* "tp+sp" */
 const char *mf_plan_family_name(unsigned family, char out[32]);
@@ -89,10 +101,11 @@ const char *mf_plan_family_name(unsigned family, char out[32]);
  *     MF_TRY(mf_search(&cluster, &options, &result));    // result.found[0].mesh: the best
  *     mf_search_free(&result);
  *
- * It looks at every mesh of dp, sp, tsp and tp that these ranks can make, with every exchange, reduction and
- * stream. A formula orders them, the best are run dry with two and three layers, the best of these in full.
+ * It looks at every mesh of dp, sp, tsp and tp that these ranks can make, for clips also of dp, dsp and tp,
+ * with every exchange, reduction and stream. A formula orders them, the best are run dry with two and three
+ * layers, or four and six, the best of these in full.
  */
-enum { MF_LAYOUT_TEXT = 160, MF_LEFT_OUT = 5 };
+enum { MF_LAYOUT_TEXT = 160, MF_LEFT_OUT = 6 };
 typedef struct mf_search_options {
     mf_model_options model; /* batch: of each dp replica */
     mf_layout_words words;  /* what is given here every layout has, or it is left out */
@@ -130,14 +143,14 @@ void mf_search_free(mf_search_result *result);
  */
 mf_status mf_search_enough(const mf_cluster *cluster, const mf_search_options *options, int most, int *ranks);
 
-/* The longest sequence that fits. */
+/* The longest sequence that fits, or clip of the grid's rows and columns. */
 typedef struct mf_longest {
     int64_t tokens;      /* a multiple of `step`, or 0: not even that fits; with one step more it would not */
-    int64_t step;        /* at least 1024, and twice the ranks that share a sequence */
+    int64_t step;        /* at least 1024, and twice the ranks that share a sequence; of clips whole frames */
     mf_plan_result plan; /* at that length */
 } mf_longest;
-/* options->model.tokens is not looked at. Longer sequences are taken to need more memory, up to 2^28 tokens,
- * or as many as mf_model_check lets through. */
+/* options->model.tokens, and the grid's frames, are not looked at. Longer sequences are taken to need more
+ * memory, up to 2^28 tokens, or as many as mf_model_check lets through. */
 mf_status mf_plan_longest(const mf_cluster *cluster, const mf_measure_options *options, bool borrows,
                           mf_longest *out);
 

@@ -138,6 +138,8 @@ extern const mf_exchange_kind mf_exchange_none;      /* all keys are here */
 extern const mf_exchange_kind mf_exchange_allgather; /* keys and values of some heads from all ranks */
 extern const mf_exchange_kind mf_exchange_ring;      /* a rank's keys at a time, round the ring */
 extern const mf_exchange_kind mf_exchange_ulysses;   /* all tokens of some heads instead of some of all */
+extern const mf_exchange_kind mf_exchange_switch;    /* between blocks the cut goes to the dimension that the
+                                                        next doesn't attend over: all keys are here (cut.h) */
 
 /* Heads are numbered over the whole model; this rank has first_head .. and the key heads that these read. */
 typedef struct mf_exchange_sizes {
@@ -147,8 +149,10 @@ typedef struct mf_exchange_sizes {
     int64_t bucket; /* allgather: key heads that are gathered at once; 0: all of a call */
     int slots;      /* layers whose values are kept */
     bool grads;
-    bool sums_at_home; /* log-sums are wanted where the queries are, whatever the kind */
-    bool packed;       /* sequences hold documents, which see nothing of each other */
+    bool all_keys;      /* every query sees all keys of its sequence */
+    int64_t interleave; /* as mf_attention_args'; with all keys here alone */
+    bool sums_at_home;  /* log-sums are wanted where the queries are, whatever the kind */
+    bool packed;        /* sequences hold documents, which see nothing of each other */
 } mf_exchange_sizes;
 
 /* Own queries, keys and values of every kept layer, keys where peers can read them, and own key gradients. */

@@ -9,6 +9,7 @@
 
 #include "meshfold/io.h"
 #include "meshfold/model.h"
+#include "meshfold/video_data.h"
 
 #include <signal.h>
 
@@ -70,6 +71,7 @@ typedef struct mf_train_options {
     const char *init_from; /* a model folder, or NULL */
     const char *save_to;   /* folder for the trained model, or NULL; it must exist */
     mf_dataset data;
+    const mf_video_set *clips; /* of a model of videos, instead; borrowed */
     const char
         *checkpoints;     /* folder that checkpoints are written to, or NULL: none are; made when missing */
     int64_t save_every;   /* steps between them; 0: only where the run ends or is stopped */
@@ -195,9 +197,9 @@ typedef struct mf_measure_result {
     mf_rank_report *rank; /* [ranks] transfers are the last step's */
 } mf_measure_result;
 
-/* Times steps on random tokens: forward, backward and update, as mf_train does them with the same memory.
- * *result, empty before, is filled on rank 0; free it after an error too. Collective over the world, whose
- * size is the mesh's. MF_ENONFINITE when an update had to be skipped. */
+/* Times steps on random tokens, or clips of random values: forward, backward and update, as mf_train does
+ * them with the same memory. *result, empty before, is filled on rank 0; free it after an error too.
+ * Collective over the world, whose size is the mesh's. MF_ENONFINITE when an update had to be skipped. */
 mf_status mf_measure(mf_world *world, const mf_measure_options *options, mf_measure_result *result);
 void mf_measure_free(mf_measure_result *result);
 /* The same run dry, on engine "dry": nothing is computed or moved, and *out holds the memory and the
@@ -224,6 +226,7 @@ typedef struct mf_verify_options {
     int64_t sequences;           /* of all replicas together: a multiple of batch * replicas */
     const int32_t *ids, *labels; /* [sequences, tokens], the same on every rank; a negative label is masked */
     const int32_t *documents;    /* the same: as mf_model_set_documents has them; NULL: model is not packed */
+    const mf_video_set *clips;   /* of a model of videos, instead of these three; NULL: random values */
 } mf_verify_options;
 
 /* Used on rank 0 of the world alone: `started` is called once, then `gradient` for each parameter in order;

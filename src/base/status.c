@@ -32,6 +32,13 @@ mf_status mf_error_adopt(const mf_error *error) {
     return last_error.status;
 }
 
+mf_status mf_blame(const char *culprit, mf_status status) {
+    char message[sizeof last_error.message];
+    if (!status) return MF_OK;
+    snprintf(message, sizeof message, "%s", last_error.message);
+    return MF_FAIL(status, "%s: %s", culprit, message);
+}
+
 void mf_rank_set(int rank) { thread_rank = rank; }
 int mf_rank_get(void) { return thread_rank; }
 
@@ -45,13 +52,16 @@ mf_status mf_error_pass(const char *file, int line, mf_status status) {
     return status;
 }
 
-/* Bytes of the UTF-8 character that begins here; 0: none does, or a name was cut within it. */
+/* Bytes of the UTF-8 character that begins here (Unicode, table 3-7); 0: none does, or a name was cut within
+ * it. */
 static int width_of(const char *text) {
-    unsigned char lead = (unsigned char)text[0];
+    const unsigned char *t = (const unsigned char *)text, lead = t[0];
     int width = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
     for (int i = 1; i < width; i++)
-        if ((text[i] & 0xc0) != 0x80) return 0;
-    return width;
+        if ((t[i] & 0xc0) != 0x80) return 0;
+    bool longer_than_needed = (lead == 0xe0 && t[1] < 0xa0) || (lead == 0xf0 && t[1] < 0x90);
+    bool no_character = (lead == 0xed && t[1] > 0x9f) || (lead == 0xf4 && t[1] > 0x8f);
+    return longer_than_needed || no_character ? 0 : width;
 }
 
 /* One line of whole characters, whatever names from files and flags are in it. */

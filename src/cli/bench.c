@@ -13,7 +13,7 @@
 
 typedef struct settings {
     mf_run_settings run;
-    const char *lengths, *json, *csv, *plot;
+    const char *lengths, *frames, *json, *csv, *plot;
     mf_words mesh;
     int64_t batch, steps, rounds;
     bool forward;
@@ -38,6 +38,10 @@ static void add_inputs(settings *s, mf_flag_table *t) {
     mf_flag lengths = MF_TEXT("seq", &s->lengths, "N,...", "tokens of a sequence, one or more lengths");
     lengths.fallback = "1024";
     mf_table_add(t, lengths);
+    mf_table_add(
+        t, MF_TEXT("frames", &s->frames, "N,...",
+                   "frames of a clip, one or more lengths, of a model of videos (default: the model's)"));
+    mf_run_settings_add_clip(&s->run, t, false);
     mf_table_add(t, MF_INT("batch", &s->batch, "1", 1, 1 << 20, "sequences of each dp replica"));
     mf_table_add(t, MF_INT("seed", &s->run.seed, "1", 0, 9007199254740992.0,
                            "decides the initial weights and the random tokens"));
@@ -98,24 +102,25 @@ static void help(command *c) {
            "  mpiexec -n 4 meshfold bench --model speed --seq 4096 --mesh tsp=4 tp=4 --csv bench.csv\n");
 }
 
-static mf_status read_length(const char *list, const char *at, int64_t *out) {
+static mf_status read_length(const char *flag, const char *list, const char *at, int64_t *out) {
     char *end = NULL;
     errno = 0;
     long long value = *at >= '0' && *at <= '9' ? strtoll(at, &end, 10) : 0;
     bool ends = end && (*end == ',' || *end == '\0');
     if (!ends || errno || value < 1 || value > 1 << 28)
-        return MF_FAIL(MF_EINVAL, "--seq %.100s: expected lengths from 1 to %d with commas, as in 4096,16384",
-                       list, 1 << 28);
+        return MF_FAIL(MF_EINVAL, "--%s %.100s: expected lengths from 1 to %d with commas, as in 4096,16384",
+                       flag, list, 1 << 28);
     *out = value;
     return MF_OK;
 }
 
-static mf_status read_lengths(const char *list, int64_t lengths[MF_BENCH_LENGTHS], int *count) {
+static mf_status read_lengths(const char *flag, const char *list, int64_t lengths[MF_BENCH_LENGTHS],
+                              int *count) {
     *count = 0;
     for (const char *at = list;; at++) {
         if (*count == MF_BENCH_LENGTHS)
-            return MF_FAIL(MF_EINVAL, "--seq: more than %d lengths", MF_BENCH_LENGTHS);
-        MF_TRY(read_length(list, at, &lengths[(*count)++]));
+            return MF_FAIL(MF_EINVAL, "--%s: more than %d lengths", flag, MF_BENCH_LENGTHS);
+        MF_TRY(read_length(flag, list, at, &lengths[(*count)++]));
         at += strcspn(at, ",");
         if (!*at) return MF_OK;
     }
@@ -137,17 +142,24 @@ static void look_ahead(mf_bench_case *c) {
         mf_volume_predict(&o->model, &o->layout, &o->mesh, &c->predicted);
 }
 
+/* Frames of clips, where the model or the flag says so. */
+static mf_status read_all_lengths(const command *c, int64_t lengths[MF_BENCH_LENGTHS], int *count) {
+    if (c->s.frames) return read_lengths("frames", c->s.frames, lengths, count);
+    return read_lengths("seq", c->s.lengths, lengths, count);
+}
+
 static mf_status make_cases(command *c) {
     mf_bench *b = &c->bench;
     int64_t lengths[MF_BENCH_LENGTHS];
-    MF_TRY(read_lengths(c->s.lengths, lengths, &b->lengths));
+    MF_TRY(read_all_lengths(c, lengths, &b->lengths));
     b->meshes = c->s.mesh.count;
     MF_TRY(mf_host_alloc((size_t)b->lengths * (size_t)b->meshes, sizeof *b->cases, &b->cases));
     for (int m = 0; m < b->meshes; m++) {
         mf_measure_options options;
         MF_TRY(read_mesh(c, c->s.mesh.items[m], &options));
         for (int i = 0; i < b->lengths; i++) {
-            options.model.tokens = lengths[i];
+            MF_TRY(mf_run_settings_shape(&c->s.run, mf_flags_given(&c->flags, "seq"), lengths[i],
+                                         c->s.frames ? lengths[i] : -1, &options.model));
             *mf_bench_at(b, i, m) = (mf_bench_case){.mesh = c->s.mesh.items[m], .options = options};
             look_ahead(mf_bench_at(b, i, m));
         }

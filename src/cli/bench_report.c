@@ -17,8 +17,8 @@ static void print_head(const mf_bench *b) {
     const mf_model_options *m = &b->cases->options.model;
     char subject[128];
     mf_bench_subject(b, subject);
-    printf("model      %s: %s, recompute %s; %lld sequence%s a replica\n", b->model, subject, b->recompute,
-           (long long)m->batch, mf_plural(m->batch));
+    printf("model      %s: %s, recompute %s; %lld %s%s a replica\n", b->model, subject, b->recompute,
+           (long long)m->batch, m->config.family == MF_STDIT ? "clip" : "sequence", mf_plural(m->batch));
     printf("measured   %d round%s of %d step%s, engine %s\n", b->rounds, mf_plural(b->rounds), b->steps,
            mf_plural(b->steps), b->engine);
 }

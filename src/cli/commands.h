@@ -12,6 +12,7 @@ int mf_command_eval(int argc, char **argv);
 int mf_command_generate(int argc, char **argv);
 int mf_command_info(int argc, char **argv);
 int mf_command_plan(int argc, char **argv);
+int mf_command_shapes(int argc, char **argv);
 int mf_command_tokenize(int argc, char **argv);
 int mf_command_train(int argc, char **argv);
 int mf_command_verify(int argc, char **argv);

@@ -82,6 +82,8 @@ static mf_status prepare(command *c) {
     if (!s->run.init) return MF_FAIL(MF_EINVAL, "meshfold eval needs --init: the folder of a model");
     MF_TRY(mf_run_settings_layout(&s->run, s->mesh, true, &o->mesh, &o->layout));
     MF_TRY(mf_run_settings_model(&s->run, "meshfold eval", &o->model));
+    if (o->model.config.family == MF_STDIT)
+        return MF_FAIL(MF_EINVAL, "--init %s: is a model of videos; meshfold eval reads texts", s->run.init);
     MF_TRY(mf_run_settings_threads(&s->run, mf_mesh_ranks(&o->mesh), &o->threads));
     o->model.tokens = s->seq;
     o->model.batch = s->batch;

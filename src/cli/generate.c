@@ -1,5 +1,6 @@
-/* generate.c: `meshfold generate`: what a model says next. */
+/* generate.c: `meshfold generate`: what a model says next, or shows. */
 #include "cli/commands.h"
+#include "cli/generate_clips.h"
 #include "cli/generate_report.h"
 #include "cli/run_settings.h"
 #include "cli/stop_signal.h"
@@ -12,6 +13,7 @@ typedef struct settings {
     mf_run_settings run;
     const char *mesh, *tokenizer;
     mf_words prompts, files;
+    mf_clips_settings clips;
     int64_t most, portion, top_k, seed;
     double temperature, top_p;
     bool goes_on, json;
@@ -62,6 +64,7 @@ static void add_choices(settings *s, mf_flag_table *t) {
                             "draw from the fewest tokens that have so much of the probability"));
     mf_table_add(t, MF_INT("seed", &s->seed, "1", 0, INT64_MAX >> 10, "of what is drawn"));
     mf_table_add(t, MF_SWITCH("ignore-eos", &s->goes_on, "go on behind the token that ends a text"));
+    mf_generate_clips_add(&s->clips, &s->run, t);
 }
 
 static void describe(command *c) {
@@ -77,8 +80,8 @@ static void describe(command *c) {
     mf_table_group(t, "Output");
     mf_table_add(t, MF_SWITCH("json", &s->json, "print one JSON object"));
     c->flags = (mf_flags){.command = "meshfold generate",
-                          .usage = "--model DIR --prompt TEXT... [flags]",
-                          .about = "goes on with a text, on any layout",
+                          .usage = "--model DIR --prompt TEXT... | --model DIR --out FILE [flags]",
+                          .about = "goes on with a text, or makes clips of video, on any layout",
                           .groups = t->group,
                           .group_count = t->groups};
     mf_run_settings_begin(&s->run);
@@ -95,7 +98,8 @@ static void help(const command *c) {
         "figures to stderr. What is not UTF-8 in a prompt or an answer becomes U+FFFD.\n"
         "\nExamples\n"
         "  meshfold generate --model runs/demo/model --prompt \"ROMEO:\" --max-new 200 --temperature 0.8\n"
-        "  meshfold generate --model models/qwen --prompt-file book.txt --mesh tsp=2 --dtype bf16\n");
+        "  meshfold generate --model models/qwen --prompt-file book.txt --mesh tsp=2 --dtype bf16\n"
+        "  meshfold generate --model runs/shapes/model --clips 6 --sheet samples.png --out sample.y4m\n");
 }
 
 static mf_status add_prompt(command *c, const void *text, size_t bytes) {
@@ -193,12 +197,32 @@ static mf_status tell_read(void *context, int64_t done, int64_t of) {
     return MF_OK;
 }
 
-static mf_status prepare(command *c) {
+/* What texts and clips have in common. */
+static mf_status find_model(command *c) {
     settings *s = &c->s;
     mf_generate_options *o = &c->options;
     MF_TRY(mf_run_settings_layout(&s->run, s->mesh, true, &o->mesh, &o->layout));
     MF_TRY(mf_run_settings_model(&s->run, "meshfold generate", &o->model));
     MF_TRY(mf_run_settings_threads(&s->run, mf_mesh_ranks(&o->mesh), &o->threads));
+    return mf_generate_clips_check(&c->flags, o->model.config.family == MF_STDIT);
+}
+
+static mf_status make_clips(command *c) {
+    mf_clips_request request = {.clips = &c->s.clips,
+                                .run = &c->s.run,
+                                .mesh = c->s.mesh,
+                                .seed = (uint64_t)c->s.seed,
+                                .json = c->s.json,
+                                .model = c->options.model,
+                                .spec = c->options.mesh,
+                                .layout = c->options.layout,
+                                .threads = c->options.threads};
+    return mf_generate_clips_run(&request);
+}
+
+static mf_status prepare(command *c) {
+    settings *s = &c->s;
+    mf_generate_options *o = &c->options;
     MF_TRY(mf_blame(s->tokenizer ? "--tokenizer" : "--model",
                     mf_speech_open(s->run.model, s->tokenizer, o->model.config.vocab, &c->speech)));
     MF_TRY(read_prompts(c));
@@ -227,6 +251,8 @@ static mf_status body(mf_world *world, void *argument) {
 }
 
 static mf_status run(command *c) {
+    MF_TRY(find_model(c));
+    if (c->options.model.config.family == MF_STDIT) return make_clips(c);
     MF_TRY(prepare(c));
     int ranks = mf_mesh_ranks(&c->options.mesh);
     MF_TRY(mf_run_settings_check_started(&c->s.run, c->s.mesh, ranks));

@@ -13,6 +13,7 @@ static const struct command {
     {"generate", "go on with a text, at any context and layout", mf_command_generate},
     {"eval", "loss and perplexity of a model on a text", mf_command_eval},
     {"tokenize", "turn text into token ids, and show what they are", mf_command_tokenize},
+    {"shapes", "draw videos of moving shapes, to learn on", mf_command_shapes},
     {"convert", "turn models into Hugging Face folders, checkpoints, other types", mf_command_convert},
     {"verify", "compare loss and gradients of one model on several meshes", mf_command_verify},
     {"bench", "measure one model under many layouts, side by side", mf_command_bench},

@@ -42,8 +42,10 @@ static void describe_model(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Model");
     mf_run_settings_add_model(&s->run, t, false);
     mf_table_add(t, MF_INT("seq", &s->seq, "4096", 1, 1 << 28, "tokens of a sequence"));
-    mf_table_add(t, MF_INT("batch", &s->batch, "1", 1, 1 << 20,
-                           "sequences of each dp replica: more replicas do more, which tokens/s counts"));
+    mf_run_settings_add_clip(&s->run, t, true);
+    mf_table_add(
+        t, MF_INT("batch", &s->batch, "1", 1, 1 << 20,
+                  "sequences, or clips, of each dp replica: more replicas do more, which tokens/s counts"));
     mf_run_settings_add_numbers(&s->run, t);
     mf_table_add(t, MF_SWITCH("forward", &s->forward, "the forward pass and the loss alone"));
     mf_table_add(t, MF_SWITCH("train", &s->train, "a training step (default)"));
@@ -85,7 +87,8 @@ static void describe_output(settings *s, mf_flag_table *t) {
                               "kind"));
     mf_table_add(t, MF_SWITCH("longest", &s->longest,
                               "find the longest sequence that fits, of each mesh, or of a search's first 5, "
-                              "in steps of about 1024 tokens that all ranks share evenly"));
+                              "in steps of about 1024 tokens that all ranks share evenly; of clips the most "
+                              "frames"));
     mf_table_add(t, MF_SWITCH("analytic", &s->analytic,
                               "print the paper's formulas for this model on --ranks instead: no --cluster"));
     mf_table_add(t, MF_SWITCH("validate", &s->validate,
@@ -130,6 +133,8 @@ static void help(const command *c) {
            "clusters/h100.json \\\n"
            "      --mesh tsp=8 tp=8,reduction=scatter tp=4,sp=2 sp=8,stream=gather --longest\n"
            "  meshfold plan --model config.json --cluster clusters/mi300x.json --mesh dp=16,tsp=8 --json\n"
+           "  meshfold plan --model stdit-720m --dtype bf16 --frames 64 --grid 64x64 --cluster "
+           "clusters/h100.json --ranks 16\n"
            "  meshfold plan --model demo --mesh single tsp=2 --validate\n");
 }
 
@@ -183,12 +188,20 @@ static mf_status find_cluster(command *c) {
     return MF_OK;
 }
 
+static mf_status check_kind(const command *c) {
+    if (c->model.config.family != MF_STDIT || !(c->s.analytic || c->s.validate)) return MF_OK;
+    return MF_FAIL(MF_EINVAL, "--%s: is about sequences of texts, but this model is of videos",
+                   c->s.analytic ? "analytic" : "validate");
+}
+
 static mf_status prepare(command *c) {
     const settings *s = &c->s;
     MF_TRY(check_flags(c));
     MF_TRY(mf_run_settings_model(&s->run, "meshfold plan", &c->model));
+    MF_TRY(check_kind(c));
+    MF_TRY(
+        mf_run_settings_shape(&s->run, mf_flags_given(&c->flags, "seq"), s->seq, s->run.frames, &c->model));
     c->model.batch = s->batch;
-    c->model.tokens = s->seq;
     c->model.forward_only = s->forward;
     return s->analytic ? MF_OK : find_cluster(c);
 }

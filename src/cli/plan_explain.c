@@ -122,8 +122,9 @@ static unsigned family_of(const mf_plan_row *row) {
     return mf_plan_family(&row->options.mesh, &row->options.layout);
 }
 
-/* What people would otherwise choose: one kind of sharing, or Megatron's two. */
+/* What people would otherwise choose: one kind of sharing, or Megatron's two; dsp with one more. */
 static bool usual(unsigned family) {
+    family &= ~(unsigned)MF_FAMILY_DSP;
     return (family & (family - 1)) == 0 || family == (MF_FAMILY_TP | MF_FAMILY_SP);
 }
 

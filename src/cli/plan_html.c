@@ -3,6 +3,7 @@
 #include "cli/plan_table.h"
 
 #include "cli/html.h"
+#include "cli/model_text.h"
 #include "cli/plan_figures.h"
 #include "cli/text.h"
 #include "meshfold/io.h"
@@ -36,18 +37,16 @@ static void begin_fact(FILE *out, const char *term) { fprintf(out, "<dt>%s</dt><
 static void end_fact(FILE *out) { fprintf(out, "</dd>\n"); }
 
 static void put_model(const mf_plan_table *t, FILE *out) {
-    const mf_model_config *c = &t->options.config;
-    char params[32];
+    const mf_model_options *o = &t->options;
+    char params[32], text[MF_MODEL_TEXT];
     begin_fact(out, "model");
-    mf_html_putf(out, "%s: %s parameters; hidden %lld, %lld layers, %lld heads on %lld key heads, MLP %lld, ",
-                 t->model, mf_rate_text((double)mf_config_params(c), params), (long long)c->hidden,
-                 (long long)c->layers, (long long)c->heads, (long long)c->kv_heads, (long long)c->ffn);
-    mf_html_putf(out, "vocabulary %lld; %s", (long long)c->vocab, t->dtype);
+    mf_html_putf(out, "%s: %s parameters; %s; %s", t->model,
+                 mf_rate_text((double)mf_config_params(&o->config), params), mf_config_text(&o->config, text),
+                 t->dtype);
     end_fact(out);
     begin_fact(out, "step");
-    mf_html_putf(out, "%s, %lld sequence%s of %lld tokens a replica",
-                 t->options.forward_only ? "forward" : "training", (long long)t->options.batch,
-                 mf_plural(t->options.batch), (long long)t->options.tokens);
+    mf_html_putf(out, "%s, %s a replica", o->forward_only ? "forward" : "training",
+                 mf_amount_text(o, o->batch, text));
     end_fact(out);
 }
 
@@ -192,7 +191,7 @@ static void put_longest_row(const mf_plan_table *t, int row, FILE *out) {
     fprintf(out, "</td>");
     put_cell(out, mf_recompute_name(t->row[row].options.model.recompute));
     snprintf(text, sizeof text, l->tokens ? "%lld" : "not even %lld",
-             (long long)(l->tokens ? l->tokens : l->step));
+             (long long)mf_plan_length(t, l->tokens ? l->tokens : l->step));
     put_cell(out, text);
     put_bytes(out, (double)l->plan.rank.memory.peak_total);
     put_cell(out, mf_rate_text(l->plan.tokens_per_s, text));
@@ -201,9 +200,10 @@ static void put_longest_row(const mf_plan_table *t, int row, FILE *out) {
 
 static void put_longest(const mf_plan_table *t, FILE *out) {
     fprintf(out,
-            "<h2>The longest sequences that fit</h2>\n<div class=\"wide\"><table>\n"
-            "<thead><tr><th>#</th><th class=\"words\">mesh</th><th>recompute</th><th>tokens</th><th>peak</th>"
-            "<th>tokens/s</th></tr></thead>\n<tbody>\n");
+            "<h2>The longest that fit</h2>\n<div class=\"wide\"><table>\n"
+            "<thead><tr><th>#</th><th class=\"words\">mesh</th><th>recompute</th><th>%s</th><th>peak</th>"
+            "<th>tokens/s</th></tr></thead>\n<tbody>\n",
+            mf_plan_length_name(t));
     for (int i = 0; i < t->longests; i++)
         if (!t->row[i].refused) put_longest_row(t, i, out);
     fprintf(out, "</tbody></table></div>\n");

@@ -33,10 +33,13 @@ static json_t *row_json(const mf_plan_row *row) {
                      waited_json(&p->rank), "ranks", mf_rank_json(&o->mesh, &p->rank));
 }
 
-static json_t *longest_json(const mf_longest *l) {
-    return json_pack("{s:I, s:I, s:I, s:f, s:f}", "tokens", (json_int_t)l->tokens, "step_tokens",
-                     (json_int_t)l->step, "peak_bytes", (json_int_t)l->plan.rank.memory.peak_total, "step_s",
-                     l->plan.step_s, "tokens_per_s", l->plan.tokens_per_s);
+static json_t *longest_json(const mf_plan_table *t, const mf_longest *l) {
+    json_t *out = json_pack("{s:I, s:I, s:I, s:f, s:f}", "tokens", (json_int_t)l->tokens, "step_tokens",
+                            (json_int_t)l->step, "peak_bytes", (json_int_t)l->plan.rank.memory.peak_total,
+                            "step_s", l->plan.step_s, "tokens_per_s", l->plan.tokens_per_s);
+    if (t->options.config.family == MF_STDIT)
+        json_object_set_new(out, "frames", json_integer((json_int_t)mf_plan_length(t, l->tokens)));
+    return out;
 }
 
 static json_t *rows_json(const mf_plan_table *t) {
@@ -44,7 +47,7 @@ static json_t *rows_json(const mf_plan_table *t) {
     for (int i = 0; i < t->count; i++) {
         json_t *row = row_json(&t->row[i]);
         if (i < t->longests && !t->row[i].refused)
-            json_object_set_new(row, "longest", longest_json(&t->longest[i]));
+            json_object_set_new(row, "longest", longest_json(t, &t->longest[i]));
         json_array_append_new(out, row);
     }
     return out;
@@ -71,7 +74,13 @@ static json_t *search_json(const mf_plan_table *t) {
 
 json_t *mf_plan_json(const mf_plan_table *t) {
     const mf_model_options *m = &t->options;
-    return json_pack("{s:s, s:s, s:s, s:b, s:I, s:I, s:o, s:o}", "cluster", t->cluster->name, "model",
-                     t->model, "dtype", t->dtype, "forward", m->forward_only, "seq", (json_int_t)m->tokens,
-                     "batch", (json_int_t)m->batch, "search", search_json(t), "layouts", rows_json(t));
+    json_t *out =
+        json_pack("{s:s, s:s, s:s, s:b, s:I, s:I, s:o, s:o}", "cluster", t->cluster->name, "model", t->model,
+                  "dtype", t->dtype, "forward", m->forward_only, "seq", (json_int_t)m->tokens, "batch",
+                  (json_int_t)m->batch, "search", search_json(t), "layouts", rows_json(t));
+    if (m->config.family != MF_STDIT) return out;
+    json_object_set_new(out, "frames", json_integer((json_int_t)m->grid.frames));
+    json_object_set_new(out, "grid",
+                        json_pack("[I, I]", (json_int_t)m->grid.rows, (json_int_t)m->grid.columns));
+    return out;
 }

@@ -1,6 +1,7 @@
 /* plan_table.c: what was planned, as a table for people. */
 #include "cli/plan_table.h"
 
+#include "cli/model_text.h"
 #include "cli/text.h"
 
 #include <math.h>
@@ -45,6 +46,14 @@ const char *mf_recompute_name(mf_recompute recompute) {
     static const char *const names[] = {"none", "attention", "block"};
     return names[recompute];
 }
+
+static bool plans_clips(const mf_plan_table *t) { return t->options.config.family == MF_STDIT; }
+
+int64_t mf_plan_length(const mf_plan_table *t, int64_t tokens) {
+    return plans_clips(t) ? tokens / mf_clip_places(&t->options.grid) : tokens;
+}
+
+const char *mf_plan_length_name(const mf_plan_table *t) { return plans_clips(t) ? "frames" : "tokens"; }
 
 static const char *verdict(const mf_plan_row *row, char out[48]) {
     char missing[32];
@@ -105,12 +114,11 @@ static int mesh_width(const mf_plan_table *t) {
 }
 
 static void print_head(const mf_plan_table *t) {
-    char memory[32], params[32];
+    char memory[32], params[32], amount[MF_MODEL_TEXT];
     const mf_model_options *m = &t->options;
-    printf("model    %s: %s parameters, %s; %s of %lld sequence%s of %lld tokens a replica\n", t->model,
+    printf("model    %s: %s parameters, %s; %s of %s a replica\n", t->model,
            mf_rate_text((double)mf_config_params(&m->config), params), t->dtype,
-           m->forward_only ? "forward" : "training step", (long long)m->batch, mf_plural(m->batch),
-           (long long)m->tokens);
+           m->forward_only ? "forward" : "training step", mf_amount_text(m, m->batch, amount));
     printf("cluster  %s: %s, %s %s\n\n", t->cluster->name, t->cluster->device,
            mf_bytes_text(t->cluster->memory_bytes, memory), t->cluster->shared ? "for all ranks" : "each");
 }
@@ -132,24 +140,28 @@ static void print_search(const mf_plan_table *t) {
         printf("Nothing fits, and no number of ranks was found on which anything does.\n");
 }
 
-static void print_longest_row(const mf_plan_row *row, const mf_longest *l, int width, unit u) {
+static void print_longest_row(const mf_plan_table *t, int i, int width, unit u) {
     char rate[32], step[32];
+    const mf_plan_row *row = &t->row[i];
+    const mf_longest *l = &t->longest[i];
+    long long most = (long long)mf_plan_length(t, l->tokens), by = (long long)mf_plan_length(t, l->step);
     const char *mode = mf_recompute_name(row->options.model.recompute);
     if (l->tokens)
-        printf("%-*s  %-9s %12lld %9.1f %11s %9s %8lld\n", width, row->mesh, mode, (long long)l->tokens,
+        printf("%-*s  %-9s %12lld %9.1f %11s %9s %8lld\n", width, row->mesh, mode, most,
                (double)l->plan.rank.memory.peak_total / u.bytes, mf_seconds_text(l->plan.step_s, step),
-               mf_rate_text(l->plan.tokens_per_s, rate), (long long)l->step);
+               mf_rate_text(l->plan.tokens_per_s, rate), by);
     else
-        printf("%-*s  %-9s %12s  not even %lld tokens fit\n", width, row->mesh, mode, "none",
-               (long long)l->step);
+        printf("%-*s  %-9s %12s  not even %lld %s fit\n", width, row->mesh, mode, "none", by,
+               mf_plan_length_name(t));
 }
 
 static void print_longest(const mf_plan_table *t, int width, unit u) {
-    printf("\nThe longest sequences that fit; a step longer they do not.\n\n");
-    printf("%-*s  %-9s %12s %5s %s %11s %9s %8s\n", width, "mesh", "recompute", "tokens", "peak", u.name,
-           "step time", "tokens/s", "step");
+    printf("\nThe longest %s that fit; a step longer they do not.\n\n",
+           plans_clips(t) ? "clips" : "sequences");
+    printf("%-*s  %-9s %12s %5s %s %11s %9s %8s\n", width, "mesh", "recompute", mf_plan_length_name(t),
+           "peak", u.name, "step time", "tokens/s", "step");
     for (int i = 0; i < t->longests; i++)
-        if (!t->row[i].refused) print_longest_row(&t->row[i], &t->longest[i], width, u);
+        if (!t->row[i].refused) print_longest_row(t, i, width, u);
 }
 
 void mf_plan_print(const mf_plan_table *t) {
@@ -163,7 +175,8 @@ void mf_plan_print(const mf_plan_table *t) {
     if (t->search) print_search(t);
     if (t->longests) print_longest(t, width, u);
     printf(
-        "\nOf rank 0; its peers are taken to be where it is. At the moment when most memory is held: state "
+        "\nOf rank 0; its peers are taken to be where it is. At the moment when most "
+        "memory is held: state "
         "is "
         "weights,\ngradients and the optimizer's, activ. what is kept for backward, flight what comes from "
         "other ranks, work the\nCPU's workspace. Exposed is the share of a step that the rank waits for "

@@ -26,6 +26,11 @@ typedef struct mf_plan_table {
     int longests;
 } mf_plan_table;
 
+/* Of so many tokens: as many, or of clips so many frames. */
+int64_t mf_plan_length(const mf_plan_table *table, int64_t tokens);
+/* "tokens", "frames" */
+const char *mf_plan_length_name(const mf_plan_table *table);
+
 /* To stdout: a table for people. */
 void mf_plan_print(const mf_plan_table *table);
 /* The same and more as one JSON object; owned by the caller. NULL: no memory. */

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-void mf_run_settings_begin(mf_run_settings *s) { s->threads = s->kv_bucket = s->zero = -1; }
+void mf_run_settings_begin(mf_run_settings *s) { s->threads = s->kv_bucket = s->zero = s->frames = -1; }
 
 void mf_run_settings_add_model(mf_run_settings *s, mf_flag_table *t, bool init) {
     mf_table_add(t, MF_TEXT("model", &s->model, "PRESET|PATH",
@@ -30,6 +30,14 @@ void mf_run_settings_add_data(mf_run_settings *s, mf_flag_table *t, mf_words *da
                               "NAME.bin stands"));
 }
 
+void mf_run_settings_add_clip(mf_run_settings *s, mf_flag_table *t, bool frames) {
+    if (frames)
+        mf_table_add(t, MF_INT("frames", &s->frames, NULL, 1, 1 << 20,
+                               "frames of a clip, of a model of videos (default: the model's)"));
+    mf_table_add(
+        t, MF_TEXT("grid", &s->grid, "ROWSxCOLUMNS", "patches of a clip's frame (default: the model's)"));
+}
+
 void mf_run_settings_add_layout(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(
         t, MF_CHOICE("stream", &s->stream, "resident|gather|broadcast|ring", NULL,
@@ -39,8 +47,10 @@ void mf_run_settings_add_layout(mf_run_settings *s, mf_flag_table *t) {
                               NULL, "the same for attention alone"));
     mf_table_add(t, MF_CHOICE("mlp-stream", &s->mlp_stream, "resident|gather|broadcast|ring", NULL,
                               "the same for the MLP alone"));
-    mf_table_add(t, MF_CHOICE("exchange", &s->exchange, "allgather|ring|ulysses", NULL,
-                              "how queries see the keys of other ranks on sp and tsp (default: allgather)"));
+    mf_table_add(
+        t, MF_CHOICE("exchange", &s->exchange, "allgather|ring|ulysses|switch", NULL,
+                     "how queries see the keys of other ranks on sp and tsp (default: allgather); switch is "
+                     "what dsp does"));
     mf_table_add(t, MF_INT("kv-bucket", &s->kv_bucket, NULL, 0, 1 << 20,
                            "key heads that exchange allgather gathers at once; 0: all of a shard (default)"));
     mf_table_add(t,
@@ -119,13 +129,6 @@ mf_status mf_run_settings_layout(const mf_run_settings *s, const char *mesh, boo
     return mf_layout_parse(mesh, &words, spec, layout);
 }
 
-mf_status mf_blame(const char *flag, mf_status status) {
-    char message[sizeof mf_error_last()->message];
-    if (!status) return MF_OK;
-    snprintf(message, sizeof message, "%s", mf_error_last()->message);
-    return MF_FAIL(status, "%s: %s", flag, message);
-}
-
 static mf_status config_of_init(const char *folder, mf_model_config *out) {
     char *path = NULL;
     MF_TRY(mf_format(&path, "%s/config.json", folder));
@@ -150,6 +153,38 @@ mf_status mf_run_settings_model(const mf_run_settings *s, const char *command, m
     return MF_FAIL(MF_EINVAL,
                    "%s needs --model: a preset, a config.json or a folder that holds one; see %s --help",
                    command, command);
+}
+
+static mf_status read_grid(const char *text, mf_clip *out) {
+    char end = 0;
+    long long rows = 0, columns = 0;
+    bool good = sscanf(text, "%lldx%lld%c", &rows, &columns, &end) == 2;
+    if (!good || rows < 1 || columns < 1 || rows > 1 << 20 || columns > 1 << 20)
+        return MF_FAIL(MF_EINVAL, "--grid %.100s: expected rows and columns of patches, as in 32x32", text);
+    out->rows = rows;
+    out->columns = columns;
+    return MF_OK;
+}
+
+mf_status mf_run_settings_shape(const mf_run_settings *s, bool seq_given, int64_t seq, int64_t frames,
+                                mf_model_options *out) {
+    bool video = out->config.family == MF_STDIT;
+    out->tokens = seq;
+    if (!video && (frames > 0 || s->grid))
+        return MF_FAIL(MF_EINVAL, "--%s: is of clips, but this model reads texts",
+                       s->grid ? "grid" : "frames");
+    if (!video) return MF_OK;
+    if (seq_given) return MF_FAIL(MF_EINVAL, "--seq: is of texts; a clip has --frames and --grid");
+    if (s->packed) return MF_FAIL(MF_EINVAL, "--packed: is of texts; a clip has no documents");
+    out->grid = mf_config_grid(&out->config);
+    if (frames > 0) out->grid.frames = frames;
+    if (s->grid) MF_TRY(read_grid(s->grid, &out->grid));
+    if (mf_clip_places(&out->grid) > (1 << 28) / out->grid.frames)
+        return MF_FAIL(MF_EINVAL, "clips of %lld frames of %lldx%lld patches: more than %d patches",
+                       (long long)out->grid.frames, (long long)out->grid.rows, (long long)out->grid.columns,
+                       1 << 28);
+    out->tokens = mf_clip_tokens(&out->grid);
+    return MF_OK;
 }
 
 mf_status mf_run_settings_text(const mf_run_settings *s, const mf_words *data, int64_t vocab, mf_text *out) {

@@ -16,7 +16,8 @@
 typedef struct mf_run_settings {
     const char *model, *init, *engine, *dtype, *recompute;
     const char *stream, *attention_stream, *mlp_stream, *exchange, *reduction; /* NULL: not given */
-    int64_t kv_bucket, zero, threads, seed;
+    const char *grid;                                                          /* the same */
+    int64_t kv_bucket, zero, threads, seed, frames;
     double comm_timeout;
     bool no_borrow, packed;
     bool launched; /* mf_run_settings_launch was reached: peers may have to be ended */
@@ -29,6 +30,8 @@ void mf_run_settings_add_model(mf_run_settings *settings, mf_flag_table *table, 
 /* --data, a list of paths, of whose text or ids `about` says what becomes, and --packed. */
 void mf_run_settings_add_data(mf_run_settings *settings, mf_flag_table *table, mf_words *data, bool required,
                               const char *about);
+/* --frames and --grid, of clips; frames: where the command has no list of its own. */
+void mf_run_settings_add_clip(mf_run_settings *settings, mf_flag_table *table, bool frames);
 /* Streams, exchange, reduction; --mesh is the command's own. */
 void mf_run_settings_add_layout(mf_run_settings *settings, mf_flag_table *table);
 /* --zero, where there is an optimizer. */
@@ -55,6 +58,10 @@ mf_layout_words mf_run_settings_words(const mf_run_settings *settings);
 /* Finds the model, and sets its type, recompute mode, seed and whether it is packed. `command` names itself
  * in errors. */
 mf_status mf_run_settings_model(const mf_run_settings *settings, const char *command, mf_model_options *out);
+/* Tokens of a sequence: seq, or a clip's grid: frames below 0, and --grid where it is not given, are the
+ * model's. MF_EINVAL for a flag that the model's kind has no use for; seq_given: --seq is one. */
+mf_status mf_run_settings_shape(const mf_run_settings *settings, bool seq_given, int64_t seq, int64_t frames,
+                                mf_model_options *out);
 /* Reads --data, and checks that a model of so large a vocabulary can run on it as the settings say. */
 mf_status mf_run_settings_text(const mf_run_settings *settings, const mf_words *data, int64_t vocab,
                                mf_text *out);
@@ -67,8 +74,6 @@ mf_status mf_run_settings_check_started(const mf_run_settings *settings, const c
 /* mf_launch as the settings say. */
 mf_status mf_run_settings_launch(mf_run_settings *settings, int ranks, mf_rank_body body, void *argument);
 
-/* Puts the flag that named an input before the error that came of it. */
-mf_status mf_blame(const char *flag, mf_status status);
 /* The presets, for --help. */
 void mf_print_presets(void);
 

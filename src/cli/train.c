@@ -24,6 +24,7 @@ typedef struct command {
     mf_flag_table table;
     mf_flags flags;
     mf_text text;
+    mf_video_set *clips;
     mf_train_options options;
     mf_train_report report;
     mf_resume resume;
@@ -35,10 +36,13 @@ typedef struct command {
 static void add_inputs(settings *s, mf_flag_table *t) {
     mf_table_group(t, "Model and data");
     mf_run_settings_add_model(&s->run, t, true);
-    mf_run_settings_add_data(&s->run, t, &s->data, true,
-                             "text files and folders, a byte a token, or a NAME.bin that meshfold tokenize "
-                             "made; the last tenth is held out");
-    mf_table_add(t, MF_INT("seq", &s->seq, "256", 1, 1 << 28, "tokens of a sequence"));
+    mf_run_settings_add_data(
+        &s->run, t, &s->data, true,
+        "text files and folders, a byte a token, or a NAME.bin that meshfold tokenize "
+        "made; the last tenth is held out. Of a model of videos: .npy and .y4m files, and "
+        "folders of them; NAME.condition.npy beside each where the model has a condition");
+    mf_table_add(t, MF_INT("seq", &s->seq, "256", 1, 1 << 28, "tokens of a text's sequence"));
+    mf_run_settings_add_clip(&s->run, t, true);
     mf_table_add(t, MF_INT("seed", &s->run.seed, "1", 0, 9007199254740992.0,
                            "decides the initial weights and which sequences are drawn"));
 }
@@ -83,7 +87,7 @@ static void add_outputs(settings *s, mf_flag_table *t) {
     mf_table_add(t, MF_INT("eval-every", &s->eval_every, "0", 0, 1 << 30,
                            "steps between evaluations; 0: at the end only"));
     mf_table_add(t, MF_INT("eval-batches", &s->eval_batches, "200", 0, 1 << 30,
-                           "batches of the held-out text that an evaluation reads at most; 0: all"));
+                           "held-out batches that an evaluation reads at most; 0: all"));
     mf_table_add(t, MF_TEXT("out", &s->out, "DIR",
                             "folder for the settings, the metrics, the summary and the trained model "
                             "(default: nothing is written)"));
@@ -164,7 +168,6 @@ static void fill_options(command *c) {
     const settings *s = &c->s;
     mf_train_options *o = &c->options;
     o->model.batch = s->batch;
-    o->model.tokens = s->seq;
     o->adam = (mf_adam_options){.lr = (float)s->lr,
                                 .min_lr = (float)s->min_lr,
                                 .beta1 = (float)s->beta1,
@@ -226,10 +229,35 @@ static mf_status name_outputs(command *c) {
     return c->kept_settings ? MF_OK : MF_FAIL(MF_ENOMEM, "no memory for the settings");
 }
 
+static mf_status load_text(command *c) {
+    const settings *s = &c->s;
+    MF_TRY(mf_run_settings_text(&s->run, &s->data, c->options.model.config.vocab, &c->text));
+    return mf_dataset_make(&c->text, s->seq, &c->options.data);
+}
+
+static mf_status load_clips(command *c) {
+    const mf_model_options *m = &c->options.model;
+    const mf_video_config *v = &m->config.video;
+    mf_video_need need = {.frames = m->grid.frames,
+                          .height = m->grid.rows * v->patch,
+                          .width = m->grid.columns * v->patch,
+                          .patch = v->patch,
+                          .condition_tokens = v->condition_tokens,
+                          .condition_channels = v->condition_channels};
+    MF_TRY(mf_blame("--data", mf_video_set_open((const char *const *)c->s.data.items, c->s.data.count, &need,
+                                                &c->clips)));
+    c->options.clips = c->clips;
+    if (mf_video_set_channels(c->clips) == v->channels) return MF_OK;
+    return MF_FAIL(MF_EINVAL, "--data: clips have %lld channels, the model %lld",
+                   (long long)mf_video_set_channels(c->clips), (long long)v->channels);
+}
+
 static mf_status prepare(command *c) {
     settings *s = &c->s;
     MF_TRY(mf_run_settings_layout(&s->run, s->mesh, true, &c->options.mesh, &c->options.layout));
     MF_TRY(find_model(c));
+    MF_TRY(mf_run_settings_shape(&s->run, mf_flags_given(&c->flags, "seq"), s->seq, s->run.frames,
+                                 &c->options.model));
     MF_TRY(fill_defaults(c));
     MF_TRY(resolve(c));
     MF_TRY(name_outputs(c));
@@ -238,10 +266,9 @@ static mf_status prepare(command *c) {
     MF_TRY(mf_train_check(&c->options));
     bool own = c->resume.folder && !is_elsewhere(c);
     if (s->out) MF_TRY(mf_run_folder_check(s->out, s->force || own));
-    MF_TRY(mf_run_settings_text(&s->run, &s->data, c->options.model.config.vocab, &c->text));
-    MF_TRY(mf_dataset_make(&c->text, s->seq, &c->options.data));
+    MF_TRY(c->options.model.config.family == MF_STDIT ? load_clips(c) : load_text(c));
     if (!c->resume.folder) return MF_OK;
-    return mf_checkpoint_match(c->resume.found, &c->options, mf_dataset_digest(&c->options.data));
+    return mf_checkpoint_match(c->resume.found, &c->options, mf_train_digest(&c->options));
 }
 
 static mf_status body(mf_world *world, void *argument) {
@@ -265,6 +292,7 @@ static void free_all(command *c) {
     free(c->kept_settings);
     mf_host_free(c->machine);
     mf_text_free(&c->text);
+    mf_video_set_close(c->clips);
     mf_flags_free(&c->flags);
     mf_resume_free(&c->resume);
 }

@@ -2,6 +2,7 @@
 #include "cli/train_report.h"
 
 #include "cli/metrics_file.h"
+#include "cli/model_text.h"
 #include "cli/predict.h"
 #include "cli/rank_json.h"
 #include "cli/run_folder.h"
@@ -43,25 +44,42 @@ static mf_status put(mf_train_report *r, json_t *line) {
     return written ? MF_OK : MF_FAIL(MF_EIO, "%s/metrics.jsonl: %s", r->folder, strerror(errno));
 }
 
+/* Texts always do. */
+static bool holds_out(const mf_train_options *o) {
+    return !o->clips || mf_video_set_runs(o->clips).held_out > 0;
+}
+
+static void print_clips(const mf_video_set *clips) {
+    mf_video_runs runs = mf_video_set_runs(clips);
+    int64_t count = mf_video_set_clips(clips);
+    printf("; %lld clip%s in %d file%s, ", (long long)count, mf_plural(count), mf_video_set_files(clips),
+           mf_plural(mf_video_set_files(clips)));
+    if (runs.held_out)
+        printf("%lld runs of frames, the last %lld held out\n", (long long)runs.all,
+               (long long)runs.held_out);
+    else
+        printf("too short to hold any out: evaluated on what is trained on\n");
+}
+
 static void print_start(const mf_train_report *r, const mf_train_options *o, double peak_flops) {
     const mf_model_config *m = &o->model.config;
     int64_t sequences = o->model.batch * o->accumulate;
-    char params[32];
-    printf("model      %s parameters: %lld layer%s, hidden %lld, %lld heads, %lld key heads, ffn %lld, "
-           "vocabulary %lld\n",
-           mf_rate_text((double)mf_config_params(m), params), (long long)m->layers, mf_plural(m->layers),
-           (long long)m->hidden, (long long)m->heads, (long long)m->kv_heads, (long long)m->ffn,
-           (long long)m->vocab);
+    char params[32], text[MF_MODEL_TEXT];
+    printf("model      %s parameters: %s\n", mf_rate_text((double)mf_config_params(m), params),
+           mf_config_text(m, text));
     printf("mesh       ");
     if (o->mesh.axes == 0) printf("single");
     for (int i = 0; i < o->mesh.axes; i++)
         printf("%s%s=%d", i ? "," : "", o->mesh.axis[i].name, o->mesh.axis[i].size);
     printf(", %d thread%s a rank, %s, recompute %s; matrix peak %.1f GFLOP/s\n", o->threads,
            mf_plural(o->threads), r->dtype, r->recompute, peak_flops / 1e9);
-    printf("step       %lld sequence%s of %lld tokens%s; text of %lld %ss, the last %lld held out\n",
-           (long long)sequences, mf_plural(sequences), (long long)o->model.tokens,
-           o->model.packed ? ", documents apart" : "", (long long)o->data.total,
-           o->data.text.width ? "token" : "byte", (long long)(o->data.total - o->data.train));
+    printf("step       %s", mf_amount_text(&o->model, sequences, text));
+    if (o->clips)
+        print_clips(o->clips);
+    else
+        printf("%s; text of %lld %ss, the last %lld held out\n", o->model.packed ? ", documents apart" : "",
+               (long long)o->data.total, o->data.text.width ? "token" : "byte",
+               (long long)(o->data.total - o->data.train));
     fflush(stdout);
 }
 
@@ -109,7 +127,8 @@ static mf_status stepped(void *context, const mf_step_metrics *m) {
 
 static mf_status evaluated(void *context, int64_t step, double loss) {
     mf_train_report *r = context;
-    if (!r->json) printf("eval after step %lld: held-out loss %.4f\n", (long long)step, loss);
+    const char *data = holds_out(r->options) ? "held-out" : "training";
+    if (!r->json) printf("eval after step %lld: %s loss %.4f\n", (long long)step, data, loss);
     return put(r, json_pack("{s:I, s:o}", "step", (json_int_t)step, "eval_loss", real(loss)));
 }
 
@@ -247,8 +266,9 @@ static mf_status finished(void *context, const mf_train_summary *s) {
         print_memory(s);
         if (s->ranks > 1) print_comm(s);
         if (comparable(s)) mf_prediction_print(&predicted, &s->rank[0], s->step_s_median);
-        printf("\nloss %.4f -> %.4f, held out %.4f; %s tokens/s, %.0f%% of peak", s->loss_first, s->loss_last,
-               s->loss_eval, mf_rate_text(s->tokens_per_s, rate), 100 * s->flops_share);
+        printf("\nloss %.4f -> %.4f, %s %.4f; %s tokens/s, %.0f%% of peak", s->loss_first, s->loss_last,
+               holds_out(r->options) ? "held out" : "evaluated", s->loss_eval,
+               mf_rate_text(s->tokens_per_s, rate), 100 * s->flops_share);
         if (s->skipped) printf("; %lld steps skipped", (long long)s->skipped);
         printf("\n");
         if (r->folder) printf("wrote %s (model in %s/model)\n", r->folder, r->folder);

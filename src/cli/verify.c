@@ -1,5 +1,6 @@
 /* verify.c: `meshfold verify`: one model's loss and gradients on several meshes, each against the first's. */
 #include "cli/commands.h"
+#include "cli/model_text.h"
 #include "cli/text.h"
 #include "cli/verify_report.h"
 
@@ -17,7 +18,8 @@ static void add_inputs(settings *s, mf_flag_table *t) {
     mf_run_settings_add_data(&s->run, t, &s->data, false,
                              "text files and folders, a byte a token, or a NAME.bin that meshfold tokenize "
                              "made (default: uniformly random ids)");
-    mf_table_add(t, MF_INT("seq", &s->seq, "256", 1, 1 << 28, "tokens of a sequence"));
+    mf_table_add(t, MF_INT("seq", &s->seq, "256", 1, 1 << 28, "tokens of a text's sequence"));
+    mf_run_settings_add_clip(&s->run, t, true);
     mf_table_add(t, MF_INT("batch", &s->batch, "1", 1, 1 << 20,
                            "sequences that each dp replica computes at once; every mesh computes the same "
                            "ones, as many as fill all replicas of each"));
@@ -133,6 +135,7 @@ static mf_status load_text(command *c, mf_dataset *out) {
 static mf_status draw(command *c) {
     int64_t seq = c->s.seq;
     mf_dataset data = {0};
+    if (c->model.config.family == MF_STDIT) return MF_OK; /* each run draws its own */
     if (c->s.data.count) MF_TRY(load_text(c, &data));
     MF_TRY(mf_host_alloc((size_t)c->sequences, (size_t)seq * sizeof *c->ids, &c->ids));
     MF_TRY(mf_host_alloc((size_t)c->sequences, (size_t)seq * sizeof *c->labels, &c->labels));
@@ -159,7 +162,10 @@ static mf_status prepare(command *c) {
         return MF_FAIL(MF_EINVAL, "--packed: needs --data: random ids are no documents");
     MF_TRY(mf_run_settings_model(&s->run, "meshfold verify", &c->model));
     c->model.batch = s->batch;
-    c->model.tokens = s->seq;
+    MF_TRY(
+        mf_run_settings_shape(&s->run, mf_flags_given(&c->flags, "seq"), s->seq, s->run.frames, &c->model));
+    if (c->model.config.family == MF_STDIT && s->data.count)
+        return MF_FAIL(MF_EUNSUPPORTED, "--data: a model of videos is verified on random clips");
     if (s->tolerance < 0) s->tolerance = c->model.type == MF_F32 ? 1e-5 : 2e-2;
     MF_TRY(mf_host_alloc((size_t)c->count, sizeof *c->candidate, &c->candidate));
     for (int i = 0; i < c->count; i++) {
@@ -170,19 +176,19 @@ static mf_status prepare(command *c) {
     return draw(c);
 }
 
+static const char *source_of(const command *c) {
+    if (c->model.config.family == MF_STDIT) return "random values";
+    if (c->s.run.packed) return "from the text of --data, documents apart";
+    return c->s.data.count ? "from the text of --data" : "uniformly random ids";
+}
+
 static void print_header(const command *c) {
     const mf_model_config *m = &c->model.config;
     const settings *s = &c->s;
-    printf("model      %s: %lld parameters, %lld layer%s, hidden %lld, %lld heads, %lld key heads, ffn %lld, "
-           "vocabulary %lld\n",
-           s->run.model ? s->run.model : s->run.init, (long long)mf_config_params(m), (long long)m->layers,
-           mf_plural(m->layers), (long long)m->hidden, (long long)m->heads, (long long)m->kv_heads,
-           (long long)m->ffn, (long long)m->vocab);
-    printf("data       %lld sequence%s of %lld tokens, %s\n", (long long)c->sequences,
-           mf_plural(c->sequences), (long long)s->seq,
-           s->run.packed   ? "from the text of --data, documents apart"
-           : s->data.count ? "from the text of --data"
-                           : "uniformly random ids");
+    char text[MF_MODEL_TEXT];
+    printf("model      %s: %lld parameters, %s\n", s->run.model ? s->run.model : s->run.init,
+           (long long)mf_config_params(m), mf_config_text(m, text));
+    printf("data       %s, %s\n", mf_amount_text(&c->model, c->sequences, text), source_of(c));
     printf("numbers    %s, recompute %s, seed %lld%s%s; tolerance %g\n", s->run.dtype, s->run.recompute,
            (long long)s->run.seed, s->run.init ? ", weights of " : "", s->run.init ? s->run.init : "",
            s->tolerance);

@@ -49,10 +49,16 @@ static const char *const operation_names[MF_OPERATIONS] = {"gemm",
                                                            "headnorm_backward",
                                                            "bias_forward",
                                                            "bias_backward",
-                                                           "swiglu_forward",
-                                                           "swiglu_backward",
+                                                           "modulate_forward",
+                                                           "modulate_backward",
+                                                           "gate_scale",
+                                                           "gate_add",
+                                                           "gate_grads",
+                                                           "activation_forward",
+                                                           "activation_backward",
                                                            "embed_forward",
                                                            "embed_backward",
+                                                           "grid_embed",
                                                            "xent_begin",
                                                            "xent_update",
                                                            "xent_merge",
@@ -60,6 +66,7 @@ static const char *const operation_names[MF_OPERATIONS] = {"gemm",
                                                            "xent_loss",
                                                            "adamw",
                                                            "sum_squares",
+                                                           "squared_error",
                                                            "cast",
                                                            "add",
                                                            "accumulate",
@@ -147,9 +154,17 @@ static double pairs_row_by_row(const mf_attention_args *a) {
     return (double)pairs * (double)a->heads;
 }
 
+static double all_pairs(const mf_attention_args *a) {
+    int64_t queries = 0, keys = 0;
+    for (int i = 0; i < a->query_chunks; i++) queries += a->queries[i].rows;
+    for (int i = 0; i < a->key_chunks; i++) keys += a->keys[i].rows;
+    return (double)queries * (double)keys * (double)a->batch * (double)a->heads;
+}
+
 double mf_attention_pairs(const mf_attention_args *a) {
     double pairs = 0;
     int64_t w = a->window;
+    if (a->all_keys) return all_pairs(a);
     if (a->first_key) return pairs_row_by_row(a);
     for (int i = 0; i < a->query_chunks; i++) {
         for (int j = 0; j < a->key_chunks; j++) {
@@ -184,6 +199,7 @@ static double keys_in_window(int64_t q0, int64_t rows, int64_t tiles, int64_t k0
 
 double mf_attention_pairs_met(const mf_attention_args *a) {
     double pairs = 0;
+    if (a->all_keys) return all_pairs(a);
     for (int i = 0; i < a->query_chunks; i++) {
         int64_t q0 = a->queries[i].position, rows = a->queries[i].rows;
         int64_t tiles = rows / MF_QUERY_TILE, rest = rows % MF_QUERY_TILE;
@@ -198,8 +214,13 @@ double mf_attention_pairs_met(const mf_attention_args *a) {
 
 static mf_status check_attention(const mf_attention_args *a) {
     if (a->batch < 0 || a->heads < 0 || a->kv_heads < 0 || a->head_dim < 1 || a->group < 1 || a->tokens < 0 ||
-        a->query_chunks < 0 || a->key_chunks < 0 || a->window < 0)
+        a->query_chunks < 0 || a->key_chunks < 0 || a->window < 0 || a->interleave < 0)
         return MF_FAIL(MF_EINVAL, "attention with impossible sizes");
+    if (a->all_keys && (a->window || a->first_key))
+        return MF_FAIL(MF_EINVAL, "attention over all keys has neither window nor first_key");
+    if (a->interleave > 1 && a->batch % a->interleave)
+        return MF_FAIL(MF_EINVAL, "attention's batch of %lld is no multiple of interleave %lld",
+                       (long long)a->batch, (long long)a->interleave);
     if (a->heads > 0 && a->batch > 0) {
         int64_t low = a->first_head / a->group, high = (a->first_head + a->heads - 1) / a->group;
         if (low < a->first_kv_head || high >= a->first_kv_head + a->kv_heads)
@@ -306,16 +327,74 @@ mf_status mf_bias_backward(mf_device *device, const mf_bias_args *args) {
     RUN(MF_DO_BIAS_BACKWARD, device->ops->bias_backward(device, args));
 }
 
-mf_status mf_swiglu_forward(mf_device *device, const mf_swiglu_args *args) {
-    MF_TRY(check_rows("swiglu", args->n, args->width, args->in_ld, args->width));
-    if (args->n == 0 || args->width == 0) return MF_OK;
-    RUN(MF_DO_SWIGLU_FORWARD, device->ops->swiglu_forward(device, args));
+/* n dense rows of h, each of a sample whose vectors lie mod_ld apart. */
+static mf_status check_samples(const char *what, int64_t n, int64_t h, int64_t first_row, int64_t sample_rows,
+                               int64_t mod_ld) {
+    MF_TRY(check_dense(what, n, h));
+    if (first_row < 0 || sample_rows < 1)
+        return MF_FAIL(MF_EINVAL, "%s from row %lld of samples of %lld rows", what, (long long)first_row,
+                       (long long)sample_rows);
+    if (!row_distance_ok(mod_ld, h)) return MF_FAIL(MF_EINVAL, "%s: samples' vectors overlap", what);
+    return MF_OK;
 }
 
-mf_status mf_swiglu_backward(mf_device *device, const mf_swiglu_args *args) {
-    MF_TRY(check_rows("swiglu", args->n, args->width, args->in_ld, args->width));
+static mf_status check_modulate(const mf_modulate_args *a) {
+    return check_samples("modulation", a->n, a->h, a->first_row, a->sample_rows, a->mod_ld);
+}
+
+mf_status mf_modulate_forward(mf_device *device, const mf_modulate_args *args) {
+    MF_TRY(check_modulate(args));
+    if (args->n == 0 || args->h == 0) return MF_OK;
+    RUN(MF_DO_MODULATE_FORWARD, device->ops->modulate_forward(device, args));
+}
+
+mf_status mf_modulate_backward(mf_device *device, const mf_modulate_args *args) {
+    MF_TRY(check_modulate(args));
+    if (!args->dshift != !args->dscale)
+        return MF_FAIL(MF_EINVAL, "modulation's gradient of one of shift and scale");
+    if (args->n == 0 || args->h == 0) return MF_OK;
+    RUN(MF_DO_MODULATE_BACKWARD, device->ops->modulate_backward(device, args));
+}
+
+static mf_status check_gate(const mf_gate_args *a) {
+    return check_samples("gate", a->n, a->h, a->first_row, a->sample_rows, a->mod_ld);
+}
+
+mf_status mf_gate_scale(mf_device *device, const mf_gate_args *args) {
+    MF_TRY(check_gate(args));
+    if (args->n == 0 || args->h == 0) return MF_OK;
+    RUN(MF_DO_GATE_SCALE, device->ops->gate_scale(device, args));
+}
+
+mf_status mf_gate_add(mf_device *device, const mf_gate_args *args) {
+    MF_TRY(check_gate(args));
+    if (args->n == 0 || args->h == 0) return MF_OK;
+    RUN(MF_DO_GATE_ADD, device->ops->gate_add(device, args));
+}
+
+mf_status mf_gate_grads(mf_device *device, const mf_gate_grads_args *args) {
+    MF_TRY(
+        check_rows("gate's gradients", args->rows, args->cols, mf_min(args->g_ld, args->w_ld), args->dw_ld));
+    if (args->rows == 0 || args->cols == 0) return MF_OK;
+    RUN(MF_DO_GATE_GRADS, device->ops->gate_grads(device, args));
+}
+
+static mf_status check_activation(const mf_activation_args *args) {
+    if (args->kind != MF_SILU && args->kind != MF_GELU)
+        return MF_FAIL(MF_EINVAL, "activation of kind %d", (int)args->kind);
+    return check_rows("activation", args->n, args->width, args->in_ld, args->width);
+}
+
+mf_status mf_activation_forward(mf_device *device, const mf_activation_args *args) {
+    MF_TRY(check_activation(args));
     if (args->n == 0 || args->width == 0) return MF_OK;
-    RUN(MF_DO_SWIGLU_BACKWARD, device->ops->swiglu_backward(device, args));
+    RUN(MF_DO_ACTIVATION_FORWARD, device->ops->activation_forward(device, args));
+}
+
+mf_status mf_activation_backward(mf_device *device, const mf_activation_args *args) {
+    MF_TRY(check_activation(args));
+    if (args->n == 0 || args->width == 0) return MF_OK;
+    RUN(MF_DO_ACTIVATION_BACKWARD, device->ops->activation_backward(device, args));
 }
 
 static mf_status check_embed(const mf_embed_args *args) {
@@ -335,6 +414,16 @@ mf_status mf_embed_backward(mf_device *device, const mf_embed_args *args) {
         return MF_FAIL(MF_EINVAL, "embedding's gradient of mixed types");
     if (args->n == 0 || args->rows == 0) return MF_OK;
     RUN(MF_DO_EMBED_BACKWARD, device->ops->embed_backward(device, args));
+}
+
+mf_status mf_grid_embed(mf_device *device, const mf_grid_embed_args *args) {
+    const int64_t *w = args->width;
+    MF_TRY(check_samples("grid embedding", args->n, args->h, args->first_row, args->sample_rows, args->h));
+    if (w[0] < 0 || w[1] < 0 || w[2] < 0 || w[0] + w[1] + w[2] != args->h)
+        return MF_FAIL(MF_EINVAL, "grid embedding: tables of %lld, %lld and %lld make no row of %lld",
+                       (long long)w[0], (long long)w[1], (long long)w[2], (long long)args->h);
+    if (args->n == 0 || args->h == 0) return MF_OK;
+    RUN(MF_DO_GRID_EMBED, device->ops->grid_embed(device, args));
 }
 
 mf_status mf_xent_begin(mf_device *device, const mf_xent_args *args) {
@@ -378,6 +467,11 @@ mf_status mf_adamw(mf_device *device, const mf_adamw_args *args) {
 mf_status mf_sum_squares(mf_device *device, int64_t n, const float *x, double *sum) {
     MF_TRY(check_dense("sum of squares", 1, n));
     RUN(MF_DO_SUM_SQUARES, device->ops->sum_squares(device, n, x, sum));
+}
+
+mf_status mf_squared_error(mf_device *device, const mf_squared_error_args *args, double *loss) {
+    MF_TRY(check_dense("squared error", 1, args->n));
+    RUN(MF_DO_SQUARED_ERROR, device->ops->squared_error(device, args, loss));
 }
 
 mf_status mf_cast(mf_device *device, const mf_cast_args *args) {

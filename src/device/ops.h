@@ -24,10 +24,16 @@ typedef struct mf_device_ops {
     mf_status (*headnorm_backward)(mf_device *device, const mf_headnorm_args *args);
     mf_status (*bias_forward)(mf_device *device, const mf_bias_args *args);
     mf_status (*bias_backward)(mf_device *device, const mf_bias_args *args);
-    mf_status (*swiglu_forward)(mf_device *device, const mf_swiglu_args *args);
-    mf_status (*swiglu_backward)(mf_device *device, const mf_swiglu_args *args);
+    mf_status (*modulate_forward)(mf_device *device, const mf_modulate_args *args);
+    mf_status (*modulate_backward)(mf_device *device, const mf_modulate_args *args);
+    mf_status (*gate_scale)(mf_device *device, const mf_gate_args *args);
+    mf_status (*gate_add)(mf_device *device, const mf_gate_args *args);
+    mf_status (*gate_grads)(mf_device *device, const mf_gate_grads_args *args);
+    mf_status (*activation_forward)(mf_device *device, const mf_activation_args *args);
+    mf_status (*activation_backward)(mf_device *device, const mf_activation_args *args);
     mf_status (*embed_forward)(mf_device *device, const mf_embed_args *args);
     mf_status (*embed_backward)(mf_device *device, const mf_embed_args *args);
+    mf_status (*grid_embed)(mf_device *device, const mf_grid_embed_args *args);
     mf_status (*xent_begin)(mf_device *device, const mf_xent_args *args);
     mf_status (*xent_update)(mf_device *device, const mf_xent_args *args);
     mf_status (*xent_merge)(mf_device *device, const mf_xent_args *args, int parts, const float *states);
@@ -35,6 +41,7 @@ typedef struct mf_device_ops {
     mf_status (*xent_loss)(mf_device *device, const mf_xent_args *args, double *loss);
     mf_status (*adamw)(mf_device *device, const mf_adamw_args *args);
     mf_status (*sum_squares)(mf_device *device, int64_t n, const float *x, double *sum);
+    mf_status (*squared_error)(mf_device *device, const mf_squared_error_args *args, double *loss);
     mf_status (*cast)(mf_device *device, const mf_cast_args *args);
     mf_status (*add)(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
                      void *out);

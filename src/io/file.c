@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -45,6 +46,24 @@ mf_status mf_regular_open(const char *path, int flags, int *out, int64_t *size) 
     *out = fd;
     *size = info.st_size;
     return MF_OK;
+}
+
+mf_status mf_regular_map(const char *path, const uint8_t **out, size_t *bytes) {
+    int fd = -1;
+    int64_t size = 0;
+    MF_TRY(mf_regular_open(path, O_RDONLY, &fd, &size));
+    void *map = size ? mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0) : NULL;
+    int cause = errno;
+    close(fd);
+    if (!map) return MF_FAIL(MF_EFORMAT, "%s: is empty", path);
+    if (map == MAP_FAILED) return MF_FAIL(MF_EIO, "%s: cannot be mapped: %s", path, strerror(cause));
+    *out = map;
+    *bytes = (size_t)size;
+    return MF_OK;
+}
+
+void mf_regular_unmap(const uint8_t *map, size_t bytes) {
+    if (map) munmap((void *)(uintptr_t)map, bytes);
 }
 
 mf_status mf_fd_read(int fd, void *out, size_t bytes, int64_t offset, const char *path) {

@@ -12,6 +12,10 @@
 /* Opens a regular file; flags as open(2) has them. Anything else (a folder, a pipe) is refused without
  * waiting on it. */
 mf_status mf_regular_open(const char *path, int flags, int *fd, int64_t *size);
+/* All of one, to be read. MF_EFORMAT when it is empty. */
+mf_status mf_regular_map(const char *path, const uint8_t **out, size_t *bytes);
+/* Accepts NULL. */
+void mf_regular_unmap(const uint8_t *map, size_t bytes);
 /* Exactly `bytes` at `offset`, whatever the system call's portions. path is for the error. */
 mf_status mf_fd_read(int fd, void *out, size_t bytes, int64_t offset, const char *path);
 mf_status mf_fd_write(int fd, const void *data, size_t bytes, int64_t offset, const char *path);

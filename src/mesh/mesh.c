@@ -7,7 +7,7 @@
 
 enum { RANKS_MAX = 1 << 20 };
 
-static const char *const known_axes[] = {"dp", "tp", "sp", "tsp"};
+static const char *const known_axes[] = {"dp", "tp", "sp", "tsp", "dsp"};
 
 static bool axis_known(const char *name, size_t length) {
     for (size_t i = 0; i < sizeof known_axes / sizeof *known_axes; i++)
@@ -26,8 +26,8 @@ static mf_status parse_axis(const char *whole, const char *text, size_t length, 
         return MF_FAIL(MF_EINVAL, "--mesh: \"%.*s\" is not an axis and its size, as in tsp=4", shown, text);
     size_t name_length = (size_t)(equals - text);
     if (!axis_known(text, name_length))
-        return MF_FAIL(MF_EINVAL, MESH "no axis is called \"%.*s\"; this version has: dp, tp, sp, tsp", whole,
-                       (int)name_length, text);
+        return MF_FAIL(MF_EINVAL, MESH "no axis is called \"%.*s\"; this version has: dp, tp, sp, tsp, dsp",
+                       whole, (int)name_length, text);
     for (int i = 0; i < out->axes; i++)
         if (strlen(out->axis[i].name) == name_length && memcmp(out->axis[i].name, text, name_length) == 0)
             return MF_FAIL(MF_EINVAL, MESH "axis %.*s is given twice", whole, (int)name_length, text);

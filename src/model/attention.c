@@ -37,18 +37,32 @@ static turn describe(const mf_model *m, int64_t layer, const mf_turn *from) {
 
 /* Attention's results of a layer, at query head `first`: [tokens, own heads * head_dim]. */
 static void *results_at(const mf_model *m, int64_t layer, int64_t first) {
-    const mf_exchange *x = &m->exchange;
-    int64_t slot = mf_attention_slot(m, layer), head = first - x->sizes.first_head;
-    return mf_at(m, m->a.data, slot * m->tokens * x->width + head * m->config.head_dim);
+    const mf_exchange *x = &m->side->exchange;
+    int64_t tokens = m->attention_slots > 1 ? mf_tokens_before(m, layer) : 0;
+    return mf_at(m, m->a.data, tokens * x->width + (first - x->sizes.first_head) * m->config.head_dim);
 }
 
 static mf_linear linear(const mf_model *m, int64_t in, int64_t out) {
-    return (mf_linear){.device = m->device, .type = m->options.type, .n = m->tokens, .in = in, .out = out};
+    return (mf_linear){
+        .device = m->device, .type = m->options.type, .n = m->side->tokens, .in = in, .out = out};
 }
 
-/* f32 gradients of turned heads, turned back, dense in the compute type. */
+static mf_status in_compute_type(const mf_model *m, const float *in, int64_t in_ld, int64_t width,
+                                 void *out) {
+    return mf_cast(m->device, &(mf_cast_args){.rows = m->side->tokens,
+                                              .width = width,
+                                              .in = in,
+                                              .in_ld = in_ld,
+                                              .in_type = MF_F32,
+                                              .out = out,
+                                              .out_ld = width,
+                                              .out_type = m->options.type});
+}
+
+/* f32 gradients of heads, turned back where they were turned, dense in the compute type. */
 static mf_status rope_back(const mf_model *m, const float *in, int64_t in_ld, int64_t heads, void *out) {
     mf_token_rows tokens = mf_own_tokens(m);
+    if (mf_is_video(m)) return in_compute_type(m, in, in_ld, heads * m->config.head_dim, out);
     mf_rope_args args = mf_rope_of(m, &tokens, heads);
     args.in = in;
     args.in_f32 = true;
@@ -72,7 +86,7 @@ static mf_projection of_values(const mf_model *m, int64_t layer, const turn *t) 
 }
 
 static mf_status project(mf_model *m, int64_t layer, const turn *t, const void *normed) {
-    mf_exchange *x = &m->exchange;
+    mf_exchange *x = &m->side->exchange;
     mf_token_rows tokens = mf_own_tokens(m);
     mf_projection q = of_queries(m, layer, t), k = of_keys(m, layer, t), v = of_values(m, layer, t);
     MF_TRY(mf_project(m, &q, &tokens, normed, mf_exchange_queries(x, t->q.first), x->width));
@@ -83,13 +97,13 @@ static mf_status project(mf_model *m, int64_t layer, const turn *t, const void *
 static mf_status attend(mf_model *m, int64_t layer, int64_t first, int64_t heads) {
     mf_attend call = {
         .first = first, .heads = heads, .window = mf_window_of(m, layer), .a = results_at(m, layer, first)};
-    MF_TRY(mf_exchange_attend(&m->exchange, &call));
+    MF_TRY(mf_exchange_attend(&m->side->exchange, &call));
     return m->cache ? mf_cache_attend(m->cache, layer, &call) : MF_OK;
 }
 
 static mf_status output(mf_model *m, int64_t layer, const turn *t, float *y, bool first) {
     mf_linear out = linear(m, t->q_width, m->config.hidden);
-    return mf_linear_forward(&out, results_at(m, layer, t->o.first), m->exchange.width, t->wo, y,
+    return mf_linear_forward(&out, results_at(m, layer, t->o.first), m->side->exchange.width, t->wo, y,
                              m->config.hidden, MF_F32, !first);
 }
 
@@ -117,7 +131,7 @@ fail:
 
 static mf_status forward(mf_model *m, int64_t layer, const void *normed, float *y) {
     const mf_part *part = mf_attention_part(m, layer), *out = mf_output_part(m, layer);
-    const mf_exchange_sizes *own = &m->exchange.sizes;
+    const mf_exchange_sizes *own = &m->side->exchange.sizes;
     if (part == out) return forward_turns(m, layer, part, PROJECT | ATTEND | OUTPUT, normed, y);
     MF_TRY(forward_turns(m, layer, part, PROJECT, normed, y));
     MF_TRY(attend(m, layer, own->first_head, own->heads));
@@ -126,14 +140,16 @@ static mf_status forward(mf_model *m, int64_t layer, const void *normed, float *
 
 mf_status mf_attention_block(mf_model *m, int64_t layer, const void *x, void *out) {
     mf_status status = MF_OK;
+    mf_norm norm = mf_norm_before(m, layer, MF_NORM_ATTENTION);
+    mf_gate_values gate = mf_gate_behind(m, MF_NORM_ATTENTION);
     mf_normed normed = {0};
     mf_buffer y = {0};
-    MF_GO(mf_normed_make(m, mf_layer_param(m, layer, MF_NORM_ATTENTION), x, &normed));
-    MF_GO(mf_work(m, m->tokens * m->config.hidden, sizeof(float), "attention's output", &y));
-    MF_GO(mf_exchange_open(&m->exchange, (int)mf_attention_slot(m, layer)));
+    MF_GO(mf_normed_make(m, &norm, x, &normed));
+    MF_GO(mf_work(m, m->side->tokens * m->config.hidden, sizeof(float), "attention's output", &y));
+    MF_GO(mf_exchange_open(&m->side->exchange, (int)mf_attention_slot(m, layer)));
     MF_GO(forward(m, layer, normed.all, y.data));
     if (m->cache) MF_GO(mf_cache_keep(m->cache, layer));
-    MF_GO(mf_residual_add(m, &normed, y.data, x, out));
+    MF_GO(mf_residual_add(m, &gate, &normed, y.data, x, out));
 fail:
     mf_buffer_free(m->memory, &y);
     mf_normed_free(m, &normed);
@@ -143,7 +159,8 @@ fail:
 /* What the turns of a backward pass share. Heads are those of a turn where a turn does all, else all of this
  * rank's. */
 typedef struct backward {
-    const void *dy;                    /* [tokens, hidden] compute type */
+    mf_gate_values gate;
+    mf_block_grad grad;
     const void *normed;                /* [tokens, hidden] compute type */
     mf_buffer dnormed;                 /* [tokens, hidden] f32 += */
     int64_t first_head, first_kv_head; /* of the buffers below: [tokens, heads * head_dim] */
@@ -153,8 +170,9 @@ typedef struct backward {
 } backward;
 
 static mf_status backward_alloc(mf_model *m, int64_t heads, int64_t kv_heads, backward *b) {
-    int64_t q = m->tokens * heads * m->config.head_dim, kv = m->tokens * kv_heads * m->config.head_dim;
-    int64_t widest = m->tokens * m->config.head_dim *
+    int64_t q = m->side->tokens * heads * m->config.head_dim,
+            kv = m->side->tokens * kv_heads * m->config.head_dim;
+    int64_t widest = m->side->tokens * m->config.head_dim *
                      mf_max(mf_param_widest(m, mf_layer_param(m, 0, MF_WQ)),
                             mf_param_widest(m, mf_layer_param(m, 0, MF_WK)));
     size_t size = mf_dtype_bytes(m->options.type);
@@ -164,7 +182,7 @@ static mf_status backward_alloc(mf_model *m, int64_t heads, int64_t kv_heads, ba
     MF_TRY(mf_work(m, kv, size, "key gradients turned back", &b->dk_turned));
     MF_TRY(mf_work(m, kv, size, "value gradients", &b->dv_cast));
     if (m->config.qk_norm) MF_TRY(mf_work(m, widest, size, "queries before their norm", &b->plain));
-    return mf_work(m, m->tokens * m->config.hidden, sizeof(float), "gradient of attention's input",
+    return mf_work(m, m->side->tokens * m->config.hidden, sizeof(float), "gradient of attention's input",
                    &b->dnormed);
 }
 
@@ -188,15 +206,19 @@ static void *at_head(const mf_model *m, const mf_buffer *buffer, int64_t head, i
 /* da of the turn's heads. */
 static mf_status output_backward(mf_model *m, const turn *t, backward *b) {
     mf_linear out = linear(m, t->q_width, m->config.hidden);
-    return mf_linear_input_grad(&out, b->dy, m->config.hidden, t->wo,
+    return mf_linear_input_grad(&out, b->grad.dy, m->config.hidden, t->wo,
                                 at_head(m, &b->da, t->o.first, b->first_head), b->q_width, m->options.type,
                                 false);
 }
 
 static mf_status output_weight_grad(mf_model *m, int64_t layer, const turn *t, const backward *b, float *dw) {
-    mf_linear out = linear(m, t->q_width, m->config.hidden);
-    return mf_linear_weight_grad(&out, b->dy, m->config.hidden, results_at(m, layer, t->o.first),
-                                 m->exchange.width, mf_grad_at(dw, t->o.offset));
+    mf_last_map map = {.rows = m->side->tokens,
+                       .width = t->q_width,
+                       .a = results_at(m, layer, t->o.first),
+                       .a_ld = m->side->exchange.width,
+                       .weight = t->wo,
+                       .d_weight = mf_grad_at(dw, t->o.offset)};
+    return mf_last_map_grads(m, &b->gate, &b->grad, &map);
 }
 
 /* dq of the heads held, turned back, and every rank's share of dk and dv. */
@@ -208,31 +230,24 @@ static mf_status attend_backward(mf_model *m, int64_t layer, backward *b) {
                       .a = results_at(m, layer, b->first_head),
                       .da = b->da.data,
                       .dq = b->dq.data};
-    MF_TRY(mf_exchange_attend_backward(&m->exchange, &call));
+    MF_TRY(mf_exchange_attend_backward(&m->side->exchange, &call));
     return rope_back(m, b->dq.data, b->q_width, heads, b->dq_turned.data);
 }
 
 /* Own tokens' gradients of the key heads held, all ranks' shares added, in the compute type. */
 static mf_status take_key_grads(mf_model *m, backward *b) {
-    const mf_exchange *x = &m->exchange;
+    const mf_exchange *x = &m->side->exchange;
     const float *dk = mf_exchange_dkeys(x, b->first_kv_head), *dv = mf_exchange_dvalues(x, b->first_kv_head);
     MF_TRY(rope_back(m, dk, x->kv_width, b->kv_width / m->config.head_dim, b->dk_turned.data));
-    return mf_cast(m->device, &(mf_cast_args){.rows = m->tokens,
-                                              .width = b->kv_width,
-                                              .in = dv,
-                                              .in_ld = x->kv_width,
-                                              .in_type = MF_F32,
-                                              .out = b->dv_cast.data,
-                                              .out_ld = b->kv_width,
-                                              .out_type = m->options.type});
+    return in_compute_type(m, dv, x->kv_width, b->kv_width, b->dv_cast.data);
 }
 
 /* d: [tokens, ...] at distance ld, the gradient of a turn's queries or keys, becomes that of what was
  * projected, which is projected again: keeping it for backward would cost as much memory as they do. */
 static mf_status norm_backward(mf_model *m, const mf_projection *p, const backward *b, void *d, int64_t ld) {
     if (p->norm < 0) return MF_OK;
-    MF_TRY(mf_project_plain(m, p, m->tokens, b->normed, b->plain.data, p->width));
-    mf_headnorm_args args = mf_head_norm_of(m, p, m->tokens, b->plain.data, p->width);
+    MF_TRY(mf_project_plain(m, p, m->side->tokens, b->normed, b->plain.data, p->width));
+    mf_headnorm_args args = mf_head_norm_of(m, p, m->side->tokens, b->plain.data, p->width);
     args.d = d;
     args.d_ld = ld;
     args.dweight = mf_replica_grad(m, p->norm, 0);
@@ -248,7 +263,7 @@ static mf_status norms_backward(mf_model *m, int64_t layer, const turn *t, backw
 static mf_status bias_grad(mf_model *m, const mf_projection *p, const void *d, int64_t ld) {
     if (p->bias < 0) return MF_OK;
     return mf_bias_backward(m->device, &(mf_bias_args){.type = m->options.type,
-                                                       .rows = m->tokens,
+                                                       .rows = m->side->tokens,
                                                        .width = p->width,
                                                        .d = d,
                                                        .ld = ld,
@@ -323,7 +338,7 @@ static mf_status backward_turnwise(mf_model *m, int64_t layer, backward *b) {
 }
 
 static mf_status backward_in_phases(mf_model *m, int64_t layer, backward *b) {
-    const mf_exchange_sizes *own = &m->exchange.sizes;
+    const mf_exchange_sizes *own = &m->side->exchange.sizes;
     MF_TRY(backward_alloc(m, own->heads, own->kv_heads, b));
     hold_heads(m, b, own->first_head, own->heads, own->first_kv_head, own->kv_heads);
     MF_TRY(backward_turns(m, layer, mf_output_part(m, layer), OUTPUT, b));
@@ -334,20 +349,19 @@ static mf_status backward_in_phases(mf_model *m, int64_t layer, backward *b) {
 
 mf_status mf_attention_block_backward(mf_model *m, int64_t layer, const void *x) {
     mf_status status = MF_OK;
-    int norm = mf_layer_param(m, layer, MF_NORM_ATTENTION);
+    mf_norm norm = mf_norm_before(m, layer, MF_NORM_ATTENTION);
     bool phases = mf_attention_part(m, layer) != mf_output_part(m, layer);
-    backward b = {0};
-    mf_normed dy = {0}, normed = {0};
-    MF_GO(mf_block_grad(m, &dy));
-    MF_GO(mf_normed_make(m, norm, x, &normed));
-    b.dy = dy.all;
+    backward b = {.gate = mf_gate_behind(m, MF_NORM_ATTENTION)};
+    mf_normed normed = {0};
+    MF_GO(mf_block_grad_make(m, &b.gate, &b.grad));
+    MF_GO(mf_normed_make(m, &norm, x, &normed));
     b.normed = normed.all;
-    MF_GO(mf_exchange_begin_grads(&m->exchange, (int)mf_attention_slot(m, layer)));
+    MF_GO(mf_exchange_begin_grads(&m->side->exchange, (int)mf_attention_slot(m, layer)));
     MF_GO(phases ? backward_in_phases(m, layer, &b) : backward_turnwise(m, layer, &b));
-    MF_GO(mf_residual_backward(m, &normed, norm, x, b.dnormed.data));
+    MF_GO(mf_residual_backward(m, &normed, &norm, x, b.dnormed.data));
 fail:
     backward_free(m, &b);
     mf_normed_free(m, &normed);
-    mf_normed_free(m, &dy);
+    mf_block_grad_free(m, &b.grad);
     return status;
 }

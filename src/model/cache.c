@@ -71,8 +71,10 @@ mf_status mf_cache_create(mf_model *m, const int64_t *most, int sequences, mf_ca
     *out = NULL;
     MF_TRY(check(m, most, sequences));
     MF_TRY(mf_host_alloc(1, sizeof *c, &c));
-    *c = (mf_cache){
-        .model = m, .sequences = sequences, .kv_width = m->exchange.kv_width, .chunk = m->options.tokens};
+    *c = (mf_cache){.model = m,
+                    .sequences = sequences,
+                    .kv_width = m->side->exchange.kv_width,
+                    .chunk = m->options.tokens};
     mf_status status = build(c, most);
     if (status) {
         mf_cache_destroy(c);
@@ -105,12 +107,12 @@ double mf_cache_read_bytes(const mf_cache *c) { return c->read_bytes; }
 
 mf_status mf_cache_keep(mf_cache *c, int64_t layer) {
     const mf_model *m = c->model;
-    const mf_exchange *x = &m->exchange;
+    const mf_exchange *x = &m->side->exchange;
     int64_t row = c->at->first_row + c->at->rows, first = x->sizes.first_kv_head;
     size_t bytes = (size_t)c->kv_width * mf_dtype_bytes(m->options.type);
-    MF_TRY(mf_copy_rows(m->device, m->rows, bytes, mf_cache_row(c, &c->keys, layer, row), bytes,
+    MF_TRY(mf_copy_rows(m->device, m->side->rows, bytes, mf_cache_row(c, &c->keys, layer, row), bytes,
                         mf_exchange_keys(x, first), bytes));
-    return mf_copy_rows(m->device, m->rows, bytes, mf_cache_row(c, &c->values, layer, row), bytes,
+    return mf_copy_rows(m->device, m->side->rows, bytes, mf_cache_row(c, &c->values, layer, row), bytes,
                         mf_exchange_values(x, first), bytes);
 }
 
@@ -176,7 +178,7 @@ static mf_status list_keys(mf_cache *c, const mf_cached *s, const mf_cache_query
 
 mf_status mf_cache_meet(mf_cache *c, const mf_cached *s, const mf_cache_query *q) {
     const mf_model *m = c->model;
-    const mf_exchange_sizes *own = &m->exchange.sizes;
+    const mf_exchange_sizes *own = &m->side->exchange.sizes;
     int64_t d = own->head_dim, width = q->heads * (d + 1);
     int keys = 0;
     MF_TRY(list_keys(c, s, q, &keys));
@@ -222,10 +224,11 @@ static mf_status crossing_open(crossing *x) {
     MF_TRY(mf_host_alloc((size_t)ranks + 1, sizeof *x->begin, &x->begin));
     for (int r = 0; r < ranks; r++)
         x->begin[r + 1] = x->begin[r] + (size_t)mf_cut_rows(tokens, (int)ranks, r);
-    MF_TRY(mf_work(m, m->rows * x->heads * d, size, "own queries", &x->queries));
+    MF_TRY(mf_work(m, m->side->rows * x->heads * d, size, "own queries", &x->queries));
     MF_TRY(mf_work(m, tokens * x->heads * d, size, "queries of all ranks", &x->all));
     MF_TRY(mf_work(m, tokens * x->heads * (d + 1), sizeof(float), "results over cached keys", &x->met));
-    return mf_work(m, ranks * m->rows * x->heads * (d + 1), sizeof(float), "all ranks' results", &x->home);
+    return mf_work(m, ranks * m->side->rows * x->heads * (d + 1), sizeof(float), "all ranks' results",
+                   &x->home);
 }
 
 static void crossing_close(crossing *x) {
@@ -239,8 +242,9 @@ static mf_status send_queries(crossing *x) {
     const mf_model *m = c->model;
     size_t size = mf_dtype_bytes(m->options.type), row = (size_t)(x->heads * m->config.head_dim) * size;
     for (int r = 0; r <= ranks_of(c); r++) c->offsets[r] = x->begin[r] * row;
-    MF_TRY(mf_copy_rows(m->device, m->rows, row, x->queries.data, row,
-                        mf_exchange_queries(&m->exchange, x->first), (size_t)m->exchange.width * size));
+    MF_TRY(mf_copy_rows(m->device, m->side->rows, row, x->queries.data, row,
+                        mf_exchange_queries(&m->side->exchange, x->first),
+                        (size_t)m->side->exchange.width * size));
     return mf_allgather(m->sequence, x->queries.data, x->all.data, c->offsets, NULL);
 }
 
@@ -267,7 +271,7 @@ static mf_status send_home(crossing *x) {
     MF_GO(mf_host_alloc((size_t)ranks + 1, sizeof *home, &home));
     for (int r = 0; r <= ranks; r++) {
         c->offsets[r] = x->begin[r] * row;
-        home[r] = (size_t)(r * c->model->rows) * row;
+        home[r] = (size_t)(r * c->model->side->rows) * row;
     }
     MF_GO(mf_alltoall(c->model->sequence, x->met.data, c->offsets, x->home.data, home, NULL));
 fail:
@@ -284,17 +288,17 @@ mf_status mf_cache_attend(mf_cache *c, int64_t layer, const mf_attend *call) {
     MF_GO(send_queries(&x));
     MF_GO(meet(&x, layer));
     MF_GO(send_home(&x));
-    MF_GO(mf_attention_merge(m->device,
-                             &(mf_attention_merge_args){.type = m->options.type,
-                                                        .rows = m->rows,
-                                                        .heads = call->heads,
-                                                        .head_dim = m->config.head_dim,
-                                                        .parts = ranks_of(c),
-                                                        .part = x.home.data,
-                                                        .o = call->a,
-                                                        .o_ld = m->exchange.width,
-                                                        .lse = mf_exchange_sums(&m->exchange, call->first),
-                                                        .lse_ld = m->exchange.sizes.heads}));
+    MF_GO(mf_attention_merge(
+        m->device, &(mf_attention_merge_args){.type = m->options.type,
+                                              .rows = m->side->rows,
+                                              .heads = call->heads,
+                                              .head_dim = m->config.head_dim,
+                                              .parts = ranks_of(c),
+                                              .part = x.home.data,
+                                              .o = call->a,
+                                              .o_ld = m->side->exchange.width,
+                                              .lse = mf_exchange_sums(&m->side->exchange, call->first),
+                                              .lse_ld = m->side->exchange.sizes.heads}));
 fail:
     crossing_close(&x);
     return status;

@@ -31,7 +31,7 @@ static mf_status read_portion(mf_cache *c, const int32_t *ids, int64_t count, in
     mf_model *m = c->model;
     MF_TRY(check_room(c, count));
     MF_TRY(mf_model_reshape(m, count, c->at->tokens));
-    if (m->rows) mf_model_cut(m, ids, own);
+    if (m->side->rows) mf_model_cut(m, ids, own);
     m->next = NULL;
     m->cache = c;
     mf_status status = mf_model_forward(m, own);

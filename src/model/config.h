@@ -4,12 +4,19 @@
 
 #include "meshfold/model.h"
 
+/* Cosines and sines that a time is embedded from. */
+enum { MF_TIME_FEATURES = 256 };
+
+/* Which families have a field. */
+enum { MF_TEXTS = 1, MF_VIDEOS = 2 };
+
 /* Whole numbers from 1. */
 typedef struct mf_config_integer {
     const char *name;
     size_t offset;
     int64_t most;
     bool required;
+    int kinds;
 } mf_config_integer;
 
 /* Numbers above 0. */
@@ -17,9 +24,10 @@ typedef struct mf_config_real {
     const char *name;
     size_t offset;
     double most;
+    int kinds;
 } mf_config_real;
 
-enum { MF_CONFIG_INTEGERS = 7, MF_CONFIG_REALS = 3 };
+enum { MF_CONFIG_INTEGERS = 14, MF_CONFIG_REALS = 4 };
 extern const mf_config_integer mf_config_integers[MF_CONFIG_INTEGERS];
 /* The first is rope_theta, which newer files have elsewhere. */
 extern const mf_config_real mf_config_reals[MF_CONFIG_REALS];
@@ -29,6 +37,10 @@ static inline int64_t *mf_config_integer_at(mf_model_config *config, const mf_co
 }
 static inline double *mf_config_real_at(mf_model_config *config, const mf_config_real *field) {
     return (void *)((char *)config + field->offset);
+}
+
+static inline int mf_config_kind(const mf_model_config *config) {
+    return config->family == MF_STDIT ? MF_VIDEOS : MF_TEXTS;
 }
 
 /* What a field must be, and what it is. */

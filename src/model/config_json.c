@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The tanh approximation, in transformers' word. */
+static const char gelu[] = "gelu_pytorch_tanh";
+
 /* Real ones have a few kilobytes. */
 enum { FILE_LIMIT_BYTES = 1 << 20 };
 
@@ -35,6 +38,7 @@ static const json_t *given(const json_t *root, const char *name) {
 static mf_status read_integers(const char *path, const json_t *root, mf_model_config *out) {
     for (int i = 0; i < MF_CONFIG_INTEGERS; i++) {
         const mf_config_integer *field = &mf_config_integers[i];
+        if (!(field->kinds & mf_config_kind(out))) continue;
         const json_t *value = field->required ? json_object_get(root, field->name) : given(root, field->name);
         if (!value && !field->required) continue;
         if (!json_is_integer(value)) return mf_config_refuse_integer(path, field, describe(value).text);
@@ -101,10 +105,10 @@ static mf_status find_architecture(const char *path, const json_t *list, mf_mode
             if (names_family(item, mf_model_families[f].architecture)) return MF_OK;
         }
     }
-    return MF_FAIL(MF_EUNSUPPORTED, "%s: architectures is %s; %s, %s, %s and %s are supported", path,
+    return MF_FAIL(MF_EUNSUPPORTED, "%s: architectures is %s; %s, %s, %s, %s and %s are supported", path,
                    describe(list).text, mf_model_families[MF_LLAMA].architecture,
                    mf_model_families[MF_MISTRAL].architecture, mf_model_families[MF_QWEN2].architecture,
-                   mf_model_families[MF_QWEN3].architecture);
+                   mf_model_families[MF_QWEN3].architecture, mf_model_families[MF_STDIT].architecture);
 }
 
 static mf_status find_family(const char *path, const json_t *root, mf_model_family *out) {
@@ -116,12 +120,12 @@ static mf_status find_family(const char *path, const json_t *root, mf_model_fami
     }
     return MF_FAIL(MF_EUNSUPPORTED,
                    "%s: architectures is missing and model_type is %s; it must be \"llama\", \"mistral\", "
-                   "\"qwen2\" or \"qwen3\"",
+                   "\"qwen2\", \"qwen3\" or \"stdit\"",
                    path, describe(type).text);
 }
 
 /* Fields that would change what the model computes in ways that this version has no code for. */
-static mf_status check_features(const char *path, const json_t *root) {
+static mf_status check_features(const char *path, const json_t *root, const char *activation) {
     static const char *const off[] = {"attention_bias", "mlp_bias"};
     for (int i = 0; i < 2; i++) {
         const json_t *bias = given(root, off[i]);
@@ -130,9 +134,9 @@ static mf_status check_features(const char *path, const json_t *root) {
                            describe(bias).text);
     }
     const json_t *act = given(root, "hidden_act"), *dropout = given(root, "attention_dropout");
-    if (act && (!json_is_string(act) || strcmp(json_string_value(act), "silu") != 0))
-        return MF_FAIL(MF_EUNSUPPORTED, "%s: hidden_act is %s; this version supports \"silu\"", path,
-                       describe(act).text);
+    if (act && !names_family(act, activation))
+        return MF_FAIL(MF_EUNSUPPORTED, "%s: hidden_act is %s; this version supports \"%s\"", path,
+                       describe(act).text, activation);
     if (dropout && (!json_is_number(dropout) || json_number_value(dropout) != 0))
         return MF_FAIL(MF_EUNSUPPORTED, "%s: attention_dropout is %s; this version supports 0", path,
                        describe(dropout).text);
@@ -241,16 +245,32 @@ static mf_status read_window(const char *path, const json_t *root, mf_model_conf
     return MF_OK;
 }
 
+static mf_status read_reals(const char *path, const json_t *root, mf_model_config *out) {
+    for (int i = 1; i < MF_CONFIG_REALS; i++)
+        if (mf_config_reals[i].kinds & mf_config_kind(out))
+            MF_TRY(read_real(path, given(root, mf_config_reals[i].name), &mf_config_reals[i], out));
+    return MF_OK;
+}
+
+static mf_status read_video(const char *path, const json_t *root, mf_model_config *out) {
+    MF_TRY(check_features(path, root, gelu));
+    MF_TRY(read_integers(path, root, out));
+    MF_TRY(fill_defaults(path, root, out));
+    MF_TRY(read_reals(path, root, out));
+    MF_TRY(read_flag(path, root, "mlp_gated", &out->video.gated));
+    return mf_config_check(out, path);
+}
+
 static mf_status read_fields(const char *path, const json_t *root, mf_model_config *out) {
     MF_TRY(find_family(path, root, &out->family));
-    MF_TRY(check_features(path, root));
+    if (out->family == MF_STDIT) return read_video(path, root, out);
+    MF_TRY(check_features(path, root, "silu"));
     MF_TRY(read_integers(path, root, out));
     MF_TRY(fill_defaults(path, root, out));
     MF_TRY(read_count(path, root, "max_position_embeddings", 1, 0, &out->positions));
     MF_TRY(read_rope(path, root, out));
     MF_TRY(read_window(path, root, out));
-    for (int i = 1; i < MF_CONFIG_REALS; i++)
-        MF_TRY(read_real(path, given(root, mf_config_reals[i].name), &mf_config_reals[i], out));
+    MF_TRY(read_reals(path, root, out));
     MF_TRY(read_flag(path, root, "tie_word_embeddings", &out->tied));
     return mf_config_check(out, path);
 }
@@ -335,25 +355,46 @@ static int add_family(const mf_model_config *c, json_t *root) {
                                         json_integer(c->window ? c->window_from : c->layers));
 }
 
-static json_t *to_json(const mf_model_config *config, mf_dtype type, int64_t positions) {
-    mf_model_config c = *config;
-    const mf_family_facts *family = &mf_model_families[c.family];
+/* What all families' files have, each under its own fields' names. */
+static json_t *common_json(mf_model_config *c, mf_dtype type) {
+    const mf_family_facts *family = &mf_model_families[c->family];
     json_t *root = json_pack("{s:[s], s:s, s:s}", "architectures", family->architecture, "model_type",
                              family->model_type, "torch_dtype", type == MF_F32 ? "float32" : "bfloat16");
     int failed = !root;
-    for (int i = 0; i < MF_CONFIG_INTEGERS; i++)
-        failed |= json_object_set_new(root, mf_config_integers[i].name,
-                                      json_integer(*mf_config_integer_at(&c, &mf_config_integers[i])));
+    for (int i = 0; i < MF_CONFIG_INTEGERS; i++) {
+        const mf_config_integer *field = &mf_config_integers[i];
+        int64_t value = *mf_config_integer_at(c, field);
+        if ((field->kinds & mf_config_kind(c)) && value)
+            failed |= json_object_set_new(root, field->name, json_integer(value));
+    }
     for (int i = 0; i < MF_CONFIG_REALS; i++)
-        failed |= json_object_set_new(root, mf_config_reals[i].name,
-                                      json_real(*mf_config_real_at(&c, &mf_config_reals[i])));
-    json_t *rest = json_pack("{s:b, s:I, s:s, s:f, s:o, s:b, s:n, s:n}", "tie_word_embeddings", c.tied,
-                             "max_position_embeddings", (json_int_t)mf_max(positions, c.positions),
+        if (mf_config_reals[i].kinds & mf_config_kind(c))
+            failed |= json_object_set_new(root, mf_config_reals[i].name,
+                                          json_real(*mf_config_real_at(c, &mf_config_reals[i])));
+    if (!failed) return root;
+    json_decref(root);
+    return NULL;
+}
+
+static int add_text(const mf_model_config *c, int64_t positions, json_t *root) {
+    json_t *rest = json_pack("{s:b, s:I, s:s, s:f, s:o, s:b, s:n, s:n}", "tie_word_embeddings", c->tied,
+                             "max_position_embeddings", (json_int_t)mf_max(positions, c->positions),
                              "hidden_act", "silu", "attention_dropout", 0.0, "rope_scaling",
-                             scaling_json(&c.scaling), "use_cache", 1, "bos_token_id", "eos_token_id");
-    failed |= json_object_update(root, rest);
+                             scaling_json(&c->scaling), "use_cache", 1, "bos_token_id", "eos_token_id");
+    int failed = json_object_update(root, rest);
     json_decref(rest);
-    failed |= add_family(&c, root);
+    return failed | add_family(c, root);
+}
+
+static int add_video(const mf_model_config *c, json_t *root) {
+    return json_object_set_new(root, "hidden_act", json_string(gelu)) |
+           json_object_set_new(root, "mlp_gated", json_boolean(c->video.gated));
+}
+
+static json_t *to_json(const mf_model_config *config, mf_dtype type, int64_t positions) {
+    mf_model_config c = *config;
+    json_t *root = common_json(&c, type);
+    int failed = !root || (c.family == MF_STDIT ? add_video(&c, root) : add_text(&c, positions, root));
     if (!failed) return root;
     json_decref(root);
     return NULL;

@@ -12,6 +12,15 @@ typedef struct preset {
 /* What the presets do not differ in: Hugging Face's defaults for Llama. */
 #define COMMON .rope_theta = 10000, .norm_eps = 1e-6, .init_range = 0.02
 
+/* Of videos: the MLP is plain and four times as wide. SIDE: of a square frame; TOKENS, WIDTH: of the
+ * condition. */
+#define VIDEO(H, LAYERS, HEADS, FRAMES, SIDE, CHANNELS, PATCH, TOKENS, WIDTH)                                \
+    {                                                                                                        \
+        .family = MF_STDIT, .hidden = H, .layers = LAYERS, .heads = HEADS, .kv_heads = HEADS,                \
+        .head_dim = (H) / (HEADS), .ffn = 4 * (H), .norm_eps = 1e-6, .init_range = 0.02,                     \
+        .video = {FRAMES, SIDE, SIDE, CHANNELS, PATCH, TOKENS, WIDTH, false},                                \
+    }
+
 /* hidden, layers, heads, key-value heads, head dimension, ffn, vocabulary */
 static const preset presets[] = {
     {"tiny",
@@ -28,6 +37,17 @@ static const preset presets[] = {
     {"tsp-7b",
      "the TSP paper's reference sizes (arXiv 2604.26294), 8.9 billion parameters with a gated MLP",
      {4096, 32, 32, 32, 128, 16384, 32000, COMMON}},
+    {"stdit-tiny", "1.35 M parameters, for clips of 8 frames of 32x32 pixels, patches of 4x4",
+     VIDEO(128, 6, 4, 8, 32, 3, 4, 0, 0)},
+    {"stdit-shapes", "1.74 M parameters: stdit-tiny with a condition, what clips of meshfold shapes show",
+     VIDEO(128, 6, 4, 8, 32, 3, 4, 2, 16)},
+    {"stdit-720m",
+     "0.71 billion parameters, a size of the DSP paper (arXiv 2403.10266); latents of 32 frames of 64x64",
+     VIDEO(1152, 44, 16, 32, 64, 4, 2, 0, 0)},
+    {"stdit-3b",
+     "3.05 billion parameters, the paper's other size; latents of 32 frames of 128x128, as of 1024x1024 "
+     "pixels",
+     VIDEO(2048, 60, 32, 32, 128, 4, 2, 0, 0)},
 };
 enum { PRESETS = sizeof presets / sizeof *presets };
 

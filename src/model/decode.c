@@ -40,11 +40,11 @@ static const void *own_matrix(const mf_model *m, int param) {
 
 /* Elements of a rank's results of all heads, with their log-sums. */
 static int64_t met_elements(const step *s) {
-    return s->n * (model_of(s)->exchange.width + model_of(s)->exchange.sizes.heads);
+    return s->n * (model_of(s)->side->exchange.width + model_of(s)->side->exchange.sizes.heads);
 }
 
-static int64_t heads_of(const step *s) { return model_of(s)->exchange.sizes.heads; }
-static int64_t width_of(const step *s) { return model_of(s)->exchange.width; }
+static int64_t heads_of(const step *s) { return model_of(s)->side->exchange.sizes.heads; }
+static int64_t width_of(const step *s) { return model_of(s)->side->exchange.width; }
 
 static mf_linear linear(const step *s, int64_t in, int64_t out) {
     const mf_model *m = model_of(s);
@@ -192,7 +192,7 @@ static mf_status spread(const step *s, mf_slice heads, int64_t first, int64_t ld
 
 static mf_status spread_all(const step *s) {
     const mf_model *m = model_of(s);
-    const mf_exchange_sizes *own = &m->exchange.sizes;
+    const mf_exchange_sizes *own = &m->side->exchange.sizes;
     const void *from = s->gathered.data;
     for (int shard = 0; shard < m->shards; shard++) {
         mf_slice q = mf_param_slice(m, mf_layer_param(m, 0, MF_WQ), shard),
@@ -244,7 +244,7 @@ static mf_status meet(step *s, int64_t layer) {
     for (int64_t i = 0; i < s->n; i++) {
         const mf_cached *of = &c->sequence[s->call->sequence[i]];
         mf_cache_query query = {.layer = layer,
-                                .first = m->exchange.sizes.first_head,
+                                .first = m->side->exchange.sizes.first_head,
                                 .heads = heads_of(s),
                                 .tokens = 1,
                                 .q = mf_at(m, s->queries.data, i * width_of(s)),
@@ -280,7 +280,7 @@ static mf_status output(step *s, int64_t layer) {
     mf_slice own = own_slice(m, param);
     int64_t d = m->config.head_dim, h = m->config.hidden;
     mf_linear out = linear(s, own.count * d, h);
-    const void *a = mf_at(m, s->a.data, (own.first - m->exchange.sizes.first_head) * d);
+    const void *a = mf_at(m, s->a.data, (own.first - m->side->exchange.sizes.first_head) * d);
     return mf_linear_forward(&out, a, width_of(s), own_matrix(m, param), s->y.data, h, MF_F32, false);
 }
 
@@ -308,13 +308,13 @@ static mf_status mlp(step *s, int64_t layer) {
                              m->options.type, false));
     MF_TRY(mf_linear_forward(&in, s->normed.data, h, own_matrix(m, up), s->up.data, width, m->options.type,
                              false));
-    MF_TRY(mf_swiglu_forward(m->device, &(mf_swiglu_args){.type = m->options.type,
-                                                          .n = s->n,
-                                                          .width = width,
-                                                          .gate = s->gate.data,
-                                                          .up = s->up.data,
-                                                          .in_ld = width,
-                                                          .out = s->inner.data}));
+    MF_TRY(mf_activation_forward(m->device, &(mf_activation_args){.type = m->options.type,
+                                                                  .n = s->n,
+                                                                  .width = width,
+                                                                  .gate = s->gate.data,
+                                                                  .up = s->up.data,
+                                                                  .in_ld = width,
+                                                                  .out = s->inner.data}));
     MF_TRY(mf_linear_forward(&out, s->inner.data, width, own_matrix(m, down), s->y.data, h, MF_F32, false));
     return add(s);
 }

@@ -27,15 +27,25 @@ mf_status mf_linear_input_grad(const mf_linear *l, const void *dy, int64_t dy_ld
                                               .accumulate = accumulate});
 }
 
-mf_status mf_linear_weight_grad(const mf_linear *l, const void *dy, int64_t dy_ld, const void *x,
-                                int64_t x_ld, float *dweight) {
+static mf_status weight_product(const mf_linear *l, const void *dy, int64_t dy_ld, const void *x,
+                                int64_t x_ld, float *out, bool accumulate) {
     return mf_gemm(l->device, &(mf_gemm_args){.m = l->out,
                                               .n = l->in,
                                               .k = l->n,
                                               .a = {dy, dy_ld, l->type, true},
                                               .b = {x, x_ld, l->type, false},
-                                              .c = dweight,
+                                              .c = out,
                                               .c_ld = l->in,
                                               .c_type = MF_F32,
-                                              .accumulate = true});
+                                              .accumulate = accumulate});
+}
+
+mf_status mf_linear_weight_grad(const mf_linear *l, const void *dy, int64_t dy_ld, const void *x,
+                                int64_t x_ld, float *dweight) {
+    return weight_product(l, dy, dy_ld, x, x_ld, dweight, true);
+}
+
+mf_status mf_linear_product(const mf_linear *l, const void *dy, int64_t dy_ld, const void *x, int64_t x_ld,
+                            float *out) {
+    return weight_product(l, dy, dy_ld, x, x_ld, out, false);
 }

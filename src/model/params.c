@@ -1,96 +1,11 @@
-/* params.c: the named tensors, how each is cut into shards, and how shards are packed into parts.
+/* params.c: how each of the named tensors is cut into shards, and how shards are packed into parts.
  *
  * A rank of the tensor axis uses its own share of a matrix. The stream's axis cuts that share again: along
  * the same dimension where a turn has a shard, by rows where turns have whole matrices (then a shard is no
  * use by itself, and rows stay in one piece). */
 #include "model/model.h"
 
-#include <math.h>
-#include <stdio.h>
 #include <string.h>
-
-static mf_param *add(mf_model *m, mf_param p, const char *name, int64_t layer) {
-    mf_param *slot = &m->param[m->params++];
-    *slot = p;
-    if (layer < 0)
-        snprintf(slot->name, sizeof slot->name, "%s", name);
-    else
-        snprintf(slot->name, sizeof slot->name, "model.layers.%lld.%s", (long long)layer, name);
-    return slot;
-}
-
-static void add_rows(mf_model *m, const char *name, int64_t layer, int64_t units, int64_t unit,
-                     int64_t group) {
-    add(m,
-        (mf_param){.rows = units * unit,
-                   .cols = m->config.hidden,
-                   .cut = MF_CUT_ROWS,
-                   .units = units,
-                   .unit = unit,
-                   .group = group,
-                   .part = m->parts - 1,
-                   .piece = m->part[m->parts - 1].pieces++,
-                   .deviation = (float)m->config.init_range},
-        name, layer);
-}
-
-/* A projection into the residual stream. */
-static void add_cols(mf_model *m, const char *name, int64_t layer, int64_t units, int64_t unit) {
-    add(m,
-        (mf_param){.rows = m->config.hidden,
-                   .cols = units * unit,
-                   .cut = MF_CUT_COLS,
-                   .units = units,
-                   .unit = unit,
-                   .part = m->parts - 1,
-                   .piece = m->part[m->parts - 1].pieces++,
-                   .deviation = (float)(m->config.init_range / sqrt(2.0 * (double)m->config.layers))},
-        name, layer);
-}
-
-static void add_norm(mf_model *m, const char *name, int64_t layer, int64_t index) {
-    add(m, (mf_param){.cols = m->config.hidden, .part = -1, .offset = index * m->config.hidden, .initial = 1},
-        name, layer);
-}
-
-/* A vector that heads have, behind the blocks' norms. */
-static void add_vector(mf_model *m, const char *name, int64_t layer, int64_t elements, float initial) {
-    add(m, (mf_param){.cols = elements, .part = -1, .offset = m->replicated, .initial = initial}, name,
-        layer);
-    m->replicated += elements;
-}
-
-static void add_vectors(mf_model *m, int64_t layer) {
-    const mf_model_config *c = &m->config;
-    if (c->qkv_bias) {
-        add_vector(m, "self_attn.q_proj.bias", layer, c->heads * c->head_dim, 0);
-        add_vector(m, "self_attn.k_proj.bias", layer, c->kv_heads * c->head_dim, 0);
-        add_vector(m, "self_attn.v_proj.bias", layer, c->kv_heads * c->head_dim, 0);
-    }
-    if (!c->qk_norm) return;
-    add_vector(m, "self_attn.q_norm.weight", layer, c->head_dim, 1);
-    add_vector(m, "self_attn.k_norm.weight", layer, c->head_dim, 1);
-}
-
-/* The matrices added from here on are of a new part. */
-static void add_part(mf_model *m, const mf_stream_kind *stream) { m->part_stream[m->parts++] = stream; }
-
-static void add_layer(mf_model *m, int64_t layer) {
-    const mf_model_config *c = &m->config;
-    add_part(m, m->layout.attention);
-    add_rows(m, "self_attn.q_proj.weight", layer, c->heads, c->head_dim, 0);
-    add_rows(m, "self_attn.k_proj.weight", layer, c->kv_heads, c->head_dim, c->heads / c->kv_heads);
-    add_rows(m, "self_attn.v_proj.weight", layer, c->kv_heads, c->head_dim, c->heads / c->kv_heads);
-    if (mf_stream_staggers(m->layout.attention)) add_part(m, m->layout.attention);
-    add_cols(m, "self_attn.o_proj.weight", layer, c->heads, c->head_dim);
-    add_part(m, m->layout.mlp);
-    add_rows(m, "mlp.gate_proj.weight", layer, c->ffn, 1, 0);
-    add_rows(m, "mlp.up_proj.weight", layer, c->ffn, 1, 0);
-    add_cols(m, "mlp.down_proj.weight", layer, c->ffn, 1);
-    add_norm(m, "input_layernorm.weight", layer, 2 * layer);
-    add_norm(m, "post_attention_layernorm.weight", layer, 2 * layer + 1);
-    add_vectors(m, layer);
-}
 
 /* Where the units of shard `shard` (of the stream's axis, to its size) of tensor rank `t` begin. */
 static int64_t unit_begin(const mf_model *m, const mf_param *p, int t, int shard) {
@@ -182,27 +97,8 @@ static mf_status pack(mf_model *m) {
     return MF_OK;
 }
 
-/* All parameters, and which part each is in. */
-static mf_status name_params(mf_model *m) {
-    const mf_model_config *c = &m->config;
-    size_t parts = (size_t)(3 * c->layers + 2);
-    m->layer_params = MF_LAYER_PARAMS + (c->qkv_bias ? 3 : 0) + (c->qk_norm ? 2 : 0);
-    m->norm_elements = m->replicated = (2 * c->layers + 1) * c->hidden;
-    MF_TRY(mf_host_alloc((size_t)(c->layers * m->layer_params + 3), sizeof *m->param, &m->param));
-    MF_TRY(mf_host_alloc(parts, sizeof *m->part, &m->part));
-    MF_TRY(mf_host_alloc(parts, sizeof *m->part_stream, &m->part_stream));
-    for (int64_t layer = 0; layer < c->layers; layer++) add_layer(m, layer);
-    add_part(m, m->layout.vocabulary);
-    add_rows(m, "model.embed_tokens.weight", -1, c->vocab, 1, 0);
-    add_norm(m, "model.norm.weight", -1, 2 * c->layers);
-    if (c->tied) return MF_OK;
-    add_part(m, m->layout.vocabulary);
-    add_rows(m, "lm_head.weight", -1, c->vocab, 1, 0);
-    return MF_OK;
-}
-
 mf_status mf_params_build(mf_model *m) {
-    MF_TRY(name_params(m));
+    MF_TRY(mf_params_name(m));
     return pack(m);
 }
 
@@ -225,7 +121,7 @@ int64_t mf_params_elements(const mf_model *m, int shard) {
 mf_status mf_config_param_list(const mf_model_config *config, mf_named_shape **out, int *count) {
     mf_status status = MF_OK;
     mf_model m = {.config = *config, .layout = mf_layout_of(&(mf_mesh_spec){0})};
-    MF_GO(name_params(&m));
+    MF_GO(mf_params_name(&m));
     MF_GO(mf_host_alloc((size_t)m.params, sizeof **out, out));
     for (*count = 0; *count < m.params; (*count)++) {
         const mf_param *p = &m.param[*count];
@@ -408,25 +304,29 @@ mf_status mf_model_collect_gradient(mf_model *m, int index, float *whole) {
     if (!v.replicated)
         lay_out_gradient(m, &v, whole);
     else if (mf_comm_rank(m->world) == 0)
-        for (int64_t col = 0; col < v.cols; col++) whole[col] = *mf_replica_grad(m, index, col);
+        for (int64_t i = 0; i < elements; i++) whole[i] = *mf_replica_grad(m, index, i);
     return mf_reduce(m->world, whole, elements, 0, NULL);
+}
+
+static mf_status fill_param(mf_model *m, int index, float *out) {
+    mf_param_view v = mf_model_param(m, index);
+    const mf_param *p = &m->param[index];
+    if (p->deviation == 0) return mf_fill(m->device, v.slice_rows * v.slice_cols, p->initial, out);
+    return mf_fill_normal(m->device, &(mf_normal_args){.rows = v.slice_rows,
+                                                       .cols = v.slice_cols,
+                                                       .first = v.first_row * v.cols + v.first_col,
+                                                       .index_ld = v.cols,
+                                                       .seed = m->options.seed,
+                                                       .key = mf_random_key(v.name),
+                                                       .deviation = p->deviation,
+                                                       .out = out});
 }
 
 mf_status mf_model_init(mf_model *m, float *master) {
     for (int i = 0; i < m->params; i++) {
         mf_param_view v = mf_model_param(m, i);
-        if (v.replicated) {
-            MF_TRY(mf_fill(m->device, v.cols, m->param[i].initial, (float *)m->replicas.data + v.offset));
-            continue;
-        }
-        MF_TRY(mf_fill_normal(m->device, &(mf_normal_args){.rows = v.slice_rows,
-                                                           .cols = v.slice_cols,
-                                                           .first = v.first_row * v.cols + v.first_col,
-                                                           .index_ld = v.cols,
-                                                           .seed = m->options.seed,
-                                                           .key = mf_random_key(v.name),
-                                                           .deviation = m->param[i].deviation,
-                                                           .out = master ? master + v.offset : NULL}));
+        float *base = v.replicated ? m->replicas.data : master;
+        MF_TRY(fill_param(m, i, base ? base + v.offset : NULL));
     }
     return MF_OK;
 }

@@ -3,7 +3,7 @@
 #include "model/model.h"
 
 mf_token_rows mf_own_tokens(const mf_model *m) {
-    return (mf_token_rows){.batch = m->options.batch, .rows = m->rows, .cos_sin = m->cos_sin.data};
+    return (mf_token_rows){.batch = m->side->sequences, .rows = m->side->rows, .cos_sin = m->cos_sin.data};
 }
 
 mf_projection mf_projection_of(const mf_model *m, int64_t layer, int matrix, mf_slice heads,
@@ -14,7 +14,7 @@ mf_projection mf_projection_of(const mf_model *m, int64_t layer, int matrix, mf_
                            .weight = weight,
                            .bias = m->config.qkv_bias ? mf_layer_param(m, layer, MF_BQ + matrix - MF_WQ) : -1,
                            .norm = m->config.qk_norm && matrix != MF_WV ? mf_layer_param(m, layer, norm) : -1,
-                           .turned = matrix != MF_WV};
+                           .turned = matrix != MF_WV && !mf_is_video(m)};
 }
 
 mf_rope_args mf_rope_of(const mf_model *m, const mf_token_rows *tokens, int64_t heads) {

@@ -10,7 +10,7 @@ enum { LOGITS_COLS = 8192, LOGITS_MAX = 8 << 20 };
 static mf_embed_args embed_args(const mf_model *m, const int32_t *ids, int shard) {
     mf_slice slice = mf_param_slice(m, mf_embedding_param(m), shard);
     return (mf_embed_args){.type = m->options.type,
-                           .n = m->tokens,
+                           .n = m->side->tokens,
                            .h = m->config.hidden,
                            .first = slice.first,
                            .rows = slice.count,
@@ -39,13 +39,13 @@ fail:
 static mf_status embed_and_sum(mf_model *m, const int32_t *ids, void *out) {
     mf_status status = MF_OK;
     size_t row = (size_t)m->config.hidden * mf_dtype_bytes(m->options.type),
-           held_row = row * (size_t)m->reduction.held;
+           held_row = row * (size_t)m->side->reduction.held;
     mf_buffer all = {0};
     void *held = NULL;
-    MF_GO(mf_work(m, m->tokens, row, "rows of the embedding", &all));
-    MF_GO(mf_zero(m->device, all.data, (size_t)m->tokens * row));
+    MF_GO(mf_work(m, m->side->tokens, row, "rows of the embedding", &all));
+    MF_GO(mf_zero(m->device, all.data, (size_t)m->side->tokens * row));
     MF_GO(embed_turns(m, ids, all.data));
-    MF_GO(mf_reduction_sum(&m->reduction, all.data, &held));
+    MF_GO(mf_reduction_sum(&m->side->reduction, all.data, &held));
     MF_GO(mf_copy_rows(m->device, 1, held_row, out, held_row, held, held_row));
 fail:
     mf_buffer_free(m->memory, &all);
@@ -57,14 +57,14 @@ mf_status mf_embed(mf_model *m, const int32_t *ids, void *out) {
 }
 
 /* The residual stream's gradient, of all tokens: as it is where this rank has it whole. */
-static mf_status embedding_grad(mf_model *m, mf_normed *gathered, mf_embed_args *args) {
-    if (!mf_reduction_scatters(m->reduction.kind)) {
+static mf_status embedding_grad(mf_model *m, mf_block_grad *gathered, mf_embed_args *args) {
+    if (!mf_reduction_scatters(m->side->reduction.kind)) {
         args->d_out = m->dx.data;
         args->d_out_type = MF_F32;
         return MF_OK;
     }
-    MF_TRY(mf_block_grad(m, gathered));
-    args->d_out = gathered->all;
+    MF_TRY(mf_block_grad_make(m, &(mf_gate_values){0}, gathered));
+    args->d_out = gathered->dy;
     args->d_out_type = m->options.type;
     return MF_OK;
 }
@@ -72,7 +72,7 @@ static mf_status embedding_grad(mf_model *m, mf_normed *gathered, mf_embed_args 
 mf_status mf_embed_grads(mf_model *m, const int32_t *ids) {
     mf_status status = MF_OK;
     mf_stream s = {0};
-    mf_normed gathered = {0};
+    mf_block_grad gathered = {0};
     mf_embed_args source = {0};
     MF_GO(embedding_grad(m, &gathered, &source));
     MF_GO(mf_part_open(m, mf_embedding_part(m), MF_PASS_GRADS, &s));
@@ -88,7 +88,7 @@ mf_status mf_embed_grads(mf_model *m, const int32_t *ids) {
     MF_GO(mf_stream_finish(&s));
 fail:
     mf_stream_close(&s);
-    mf_normed_free(m, &gathered);
+    mf_block_grad_free(m, &gathered);
     return status;
 }
 
@@ -108,14 +108,15 @@ static mf_status head_begin(head *e, mf_model *m, const void *x, const int32_t *
     int64_t h = m->config.hidden, width = mf_min(mf_param_widest(m, mf_head_param(m)), LOGITS_COLS);
     size_t size = mf_dtype_bytes(m->options.type);
     *e = (head){.model = m, .labels = labels};
-    e->tile = mf_max(1, mf_min(mf_min(m->tokens, MF_ROW_TILE), LOGITS_MAX / mf_max(1, width)));
-    MF_TRY(mf_normed_make(m, mf_final_norm_param(m), x, &e->normed));
-    MF_TRY(mf_work(m, 3 * m->tokens, sizeof(float), "the loss's running sums", &e->state));
+    e->tile = mf_max(1, mf_min(mf_min(m->side->tokens, MF_ROW_TILE), LOGITS_MAX / mf_max(1, width)));
+    mf_norm norm = mf_norm_by(mf_final_norm_param(m));
+    MF_TRY(mf_normed_make(m, &norm, x, &e->normed));
+    MF_TRY(mf_work(m, 3 * m->side->tokens, sizeof(float), "the loss's running sums", &e->state));
     MF_TRY(mf_work(m, e->tile * width, sizeof(float), "logits of a tile", &e->logits));
     if (grads) {
         if (m->options.type != MF_F32) /* else the gradient takes the logits' place */
             MF_TRY(mf_work(m, e->tile * width, size, "gradient of a tile of logits", &e->d_logits));
-        MF_TRY(mf_work(m, m->tokens * h, sizeof(float), "gradient of the head's input", &e->dnormed));
+        MF_TRY(mf_work(m, m->side->tokens * h, sizeof(float), "gradient of the head's input", &e->dnormed));
     }
     return MF_OK;
 }
@@ -128,7 +129,7 @@ static void head_end(head *e) {
 
 static mf_xent_args rows_of(const head *e, int64_t row, int64_t rows) {
     float *state = e->state.data;
-    int64_t tokens = e->model->tokens;
+    int64_t tokens = e->model->side->tokens;
     if (!state) return (mf_xent_args){0};
     return (mf_xent_args){.n = rows,
                           .labels = e->labels + row,
@@ -146,7 +147,7 @@ typedef struct tile {
 /* Walks over the tiles of a shard of `width` columns, columns outermost. Begin with zeros; false at the end.
  */
 static bool next_tile(const head *e, int64_t width, tile *t) {
-    int64_t tokens = e->model->tokens;
+    int64_t tokens = e->model->side->tokens;
     if (t->rows == 0)
         t->cols = mf_min(LOGITS_COLS, width);
     else
@@ -183,12 +184,12 @@ static mf_status merge_states(head *e, mf_xent_args *all) {
     mf_status status = MF_OK;
     mf_model *m = e->model;
     int ranks = mf_comm_size(m->tensor);
-    size_t bytes = 3 * (size_t)m->tokens * sizeof(float), *offsets = NULL;
+    size_t bytes = 3 * (size_t)m->side->tokens * sizeof(float), *offsets = NULL;
     mf_buffer states = {0};
     if (ranks == 1) return MF_OK;
     MF_GO(mf_host_alloc((size_t)ranks + 1, sizeof *offsets, &offsets));
     for (int r = 0; r <= ranks; r++) offsets[r] = (size_t)r * bytes;
-    MF_GO(mf_work(m, 3 * m->tokens * ranks, sizeof(float), "the loss's sums of all ranks", &states));
+    MF_GO(mf_work(m, 3 * m->side->tokens * ranks, sizeof(float), "the loss's sums of all ranks", &states));
     MF_GO(mf_allgather(m->tensor, e->state.data, states.data, offsets, NULL));
     MF_GO(mf_xent_merge(m->device, all, ranks, states.data));
 fail:
@@ -208,7 +209,7 @@ static mf_status loss_pass(head *e, double *loss) {
     mf_status status = MF_OK;
     mf_model *m = e->model;
     mf_stream s = {0};
-    mf_xent_args all = rows_of(e, 0, m->tokens), args;
+    mf_xent_args all = rows_of(e, 0, m->side->tokens), args;
     MF_GO(mf_xent_begin(m->device, &all));
     MF_GO(mf_part_open(m, mf_head_part(m), MF_PASS_FORWARD, &s));
     for (mf_turn turn; mf_stream_more(&s);) {
@@ -266,7 +267,7 @@ static mf_status grad_pass(head *e, float scale) {
     mf_status status = MF_OK;
     mf_model *m = e->model;
     mf_stream s = {0};
-    MF_GO(mf_zero(m->device, e->dnormed.data, (size_t)(m->tokens * m->config.hidden) * sizeof(float)));
+    MF_GO(mf_zero(m->device, e->dnormed.data, (size_t)(m->side->tokens * m->config.hidden) * sizeof(float)));
     MF_GO(mf_part_open(m, mf_head_part(m), MF_PASS_BACKWARD, &s));
     while (mf_stream_more(&s)) MF_GO(grad_turn(e, &s, scale));
     MF_GO(mf_stream_finish(&s));
@@ -282,7 +283,7 @@ static int64_t own_row(const mf_model *m, int64_t token) {
     int n = mf_cut_runs(m->options.tokens, mf_comm_size(m->sequence), mf_comm_rank(m->sequence), runs);
     for (int i = 0; i < n; i++)
         if (position >= runs[i].position && position < runs[i].position + runs[i].rows)
-            return sequence * m->rows + runs[i].first_row + position - runs[i].position;
+            return sequence * m->side->rows + runs[i].first_row + position - runs[i].position;
     return -1;
 }
 
@@ -322,9 +323,10 @@ fail:
 mf_status mf_head_logits(mf_model *m, const void *x, const mf_logits_call *call) {
     mf_status status = MF_OK;
     int64_t elements = call->count * m->config.vocab;
+    mf_norm norm = mf_norm_by(mf_final_norm_param(m));
     mf_normed normed = {0};
     mf_buffer inputs = {0};
-    MF_GO(mf_normed_make(m, mf_final_norm_param(m), x, &normed));
+    MF_GO(mf_normed_make(m, &norm, x, &normed));
     MF_GO(mf_work(m, call->count * m->config.hidden, mf_dtype_bytes(m->options.type), "the head's inputs",
                   &inputs));
     MF_GO(gather_inputs(m, call, normed.all, inputs.data));
@@ -348,14 +350,16 @@ mf_status mf_head_loss(mf_model *m, const void *x, const int32_t *labels, double
 
 mf_status mf_head_gradients(mf_model *m, const void *x, const int32_t *labels, float scale, double *loss) {
     mf_status status = MF_OK;
+    mf_norm norm = mf_norm_by(mf_final_norm_param(m));
     head e;
     MF_GO(head_begin(&e, m, x, labels, true));
     m->next = mf_head_part(m); /* kept */
     MF_GO(loss_pass(&e, loss));
     m->next = mf_first_of_backward(m, m->config.layers - 1);
     MF_GO(grad_pass(&e, scale));
-    MF_GO(mf_zero(m->device, m->dx.data, (size_t)(m->reduction.held * m->config.hidden) * sizeof(float)));
-    MF_GO(mf_residual_backward(m, &e.normed, mf_final_norm_param(m), x, e.dnormed.data));
+    MF_GO(
+        mf_zero(m->device, m->dx.data, (size_t)(m->side->reduction.held * m->config.hidden) * sizeof(float)));
+    MF_GO(mf_residual_backward(m, &e.normed, &norm, x, e.dnormed.data));
 fail:
     head_end(&e);
     return status;

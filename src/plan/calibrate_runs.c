@@ -171,28 +171,28 @@ static mf_status rope(mf_workbench *b, mf_device *device, mf_dtype type, double 
                                            .out_ld = WIDTH});
 }
 
-static mf_swiglu_args gated(mf_workbench *b, mf_dtype type, double rows) {
+static mf_activation_args gated(mf_workbench *b, mf_dtype type, double rows) {
     double n = rows * WIDTH;
-    return (mf_swiglu_args){.type = type,
-                            .n = (int64_t)rows,
-                            .width = WIDTH,
-                            .gate = in_of(b, n, type),
-                            .up = in_of(b, n, type),
-                            .in_ld = WIDTH,
-                            .out = out_of(b, n, type)};
+    return (mf_activation_args){.type = type,
+                                .n = (int64_t)rows,
+                                .width = WIDTH,
+                                .gate = in_of(b, n, type),
+                                .up = in_of(b, n, type),
+                                .in_ld = WIDTH,
+                                .out = out_of(b, n, type)};
 }
 
-static mf_status swiglu_forward(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    mf_swiglu_args a = gated(b, type, rows);
-    return mf_swiglu_forward(device, &a);
+static mf_status activation_forward(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
+    mf_activation_args a = gated(b, type, rows);
+    return mf_activation_forward(device, &a);
 }
 
-static mf_status swiglu_backward(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    mf_swiglu_args a = gated(b, type, rows);
+static mf_status activation_backward(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
+    mf_activation_args a = gated(b, type, rows);
     a.d_out = in_of(b, rows * WIDTH, type);
     a.d_gate = out_of(b, rows * WIDTH, type);
     a.d_up = out_of(b, rows * WIDTH, type);
-    return mf_swiglu_backward(device, &a);
+    return mf_activation_backward(device, &a);
 }
 
 /* Logits of as many columns as a tile of them has. */
@@ -282,8 +282,8 @@ static const struct touching {
     {MF_DO_RMSNORM_FORWARD, true, rmsnorm_forward},
     {MF_DO_RMSNORM_BACKWARD, true, rmsnorm_backward},
     {MF_DO_ROPE, true, rope},
-    {MF_DO_SWIGLU_FORWARD, true, swiglu_forward},
-    {MF_DO_SWIGLU_BACKWARD, true, swiglu_backward},
+    {MF_DO_ACTIVATION_FORWARD, true, activation_forward},
+    {MF_DO_ACTIVATION_BACKWARD, true, activation_backward},
     {MF_DO_XENT_UPDATE, false, xent_update},
     {MF_DO_XENT_GRAD, true, xent_grad},
     {MF_DO_ADAMW, true, adamw},

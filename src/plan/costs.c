@@ -103,13 +103,51 @@ static double hops(const mf_transfer_cost *t) {
     }
 }
 
+/* Of the bytes that a rank sends, what a rank's link carries out of a unit that holds `inside` of the group's
+ * `size` ranks. Rings and trees leave over the links of all of these, each with a part of the data; blocks of
+ * an all-to-all go from rank to rank; a shift waits for the rank whose whole block leaves. Source: NCCL's
+ * developers, github.com/NVIDIA/nccl/issues 530 (rings and trees use all NICs in parallel) and 687 (an
+ * all-to-all has direct connections alone).
+ */
+static double carried_bytes(int op, double bytes, int inside, int size) {
+    switch (op) {
+    case MF_OP_SHIFT:
+        return bytes;
+    case MF_OP_ALLTOALL:
+        return bytes * (size - inside) / (size - 1);
+    default:
+        return bytes / inside;
+    }
+}
+
+double mf_cluster_links_s(const mf_cluster *c, int op, double bytes, const int *together, int size) {
+    double slowest = 0;
+    for (int level = 0, inside = 1; inside < size; inside = together[level++])
+        if (together[level] > inside)
+            slowest = fmax(slowest, carried_bytes(op, bytes, inside, size) / c->level[level].bytes_per_s);
+    return slowest;
+}
+
+/* Ranks of the group in a unit of so many (0: all): as a mesh lists them, ascending. */
+static int fewest_in_a_unit(const mf_transfer_cost *t, int unit) {
+    int fewest = t->size, begin = 0;
+    for (int i = 1; unit && i <= t->size; i++)
+        if (i == t->size || t->ranks[i] / unit != t->ranks[begin] / unit) {
+            fewest = (int)mf_min(fewest, i - begin);
+            begin = i;
+        }
+    return fewest;
+}
+
 static double transfer_s(const mf_costs *costs, const mf_transfer_cost *t) {
     const mf_cluster *c = costs->context;
     const mf_rates *rates = rates_of(c, costs->ranks);
-    int level = mf_cluster_level(c, t->ranks, t->size);
+    int level = mf_cluster_level(c, t->ranks, t->size), together[MF_CLUSTER_LEVELS];
     double s =
         level == 0 && rates ? measured_s(costs, rates, &rates->transfer[t->op], &t->payload, t->payload) : -1;
-    return s >= 0 ? s : hops(t) * c->level[level].latency_s + t->bytes / c->level[level].bytes_per_s;
+    if (s >= 0) return s;
+    for (int i = 0; i < c->levels; i++) together[i] = fewest_in_a_unit(t, c->level[i].ranks);
+    return hops(t) * c->level[level].latency_s + mf_cluster_links_s(c, t->op, t->bytes, together, t->size);
 }
 
 mf_costs mf_cluster_costs(const mf_cluster *c, int ranks) {

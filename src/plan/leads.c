@@ -14,11 +14,11 @@ typedef struct choice {
 typedef struct finder {
     const mf_search_options *options;
     mf_leads *out;
-    int dp, sp, tsp, tp;
+    int dp, sp, tsp, dsp, tp;
     char axes[64];
 } finder;
 
-enum { TOO_MANY_TP, TOO_MANY_TSP, TOO_FEW_TOKENS, WORDS, MODEL };
+enum { TOO_MANY_TP, TOO_MANY_TSP, TOO_FEW_TOKENS, TOO_MANY_SHARES, WORDS, MODEL };
 
 static void leave_out(mf_leads *leads, int reason, const char *mesh, const char *why) {
     mf_left_out *l = &leads->left_out[reason];
@@ -82,18 +82,19 @@ static void append(char *text, size_t room, const char *name, const char *value)
 }
 
 /* The streams worth trying, or those that were given: NULL ends the list. */
-static void list_streams(const finder *f, char given[96], const char *out[3]) {
+static void list_streams(const finder *f, char given[96], const char *out[4]) {
     const mf_layout_words *w = &f->options->words;
     *given = '\0';
     append(given, 96, "stream", w->stream);
     append(given, 96, "attention-stream", w->attention_stream);
     append(given, 96, "mlp-stream", w->mlp_stream);
     out[0] = given;
-    out[1] = out[2] = NULL;
+    out[1] = out[2] = out[3] = NULL;
     if (*given) return;
-    if (f->tsp > 1)
-        out[1] = ",stream=ring";
-    else if (f->sp > 1) /* any stream on sp alone is what tsp is: but gather is ZeRO-3 */
+    if (f->tsp > 1 || f->dsp > 1) out[1] = ",stream=ring";
+    if (f->dsp > 1)
+        out[2] = ",stream=gather";
+    else if (f->tsp == 1 && f->sp > 1) /* any stream on sp alone is what tsp is: but gather is ZeRO-3 */
         out[1] = ",stream=gather";
 }
 
@@ -112,7 +113,7 @@ static void list_reductions(const finder *f, char given[32], const char *out[3])
     append(given, 32, "reduction", f->options->words.reduction);
     out[0] = given;
     out[1] = out[2] = NULL;
-    if (!*given && f->tp > 1) out[1] = ",reduction=scatter";
+    if (!*given && f->tp > 1 && f->dsp == 1) out[1] = ",reduction=scatter";
 }
 
 /* tsp's own stream of attention brings heads one shard after another, and ulysses wants all. */
@@ -123,7 +124,7 @@ static bool senseless(const finder *f, const choice *c) {
 
 static mf_status add_choices(finder *f, const char *rest) {
     char stream[96], exchange[32], reduction[32];
-    const char *streams[3], *exchanges[4], *reductions[3];
+    const char *streams[4], *exchanges[4], *reductions[3];
     list_streams(f, stream, streams);
     list_exchanges(f, exchange, exchanges);
     list_reductions(f, reduction, reductions);
@@ -137,30 +138,44 @@ static mf_status add_choices(finder *f, const char *rest) {
 }
 
 /* The most that talks innermost, where links are the fastest: tp's sums are waited for twice a layer; tsp
- * streams weights and keys; sp sends keys, and, streaming, weights too; dp sends once a step. */
+ * streams weights and keys; sp sends keys, and, streaming, weights too; dsp switches once a layer; dp sends
+ * once a step. */
 static void name_axes(finder *f) {
-    const char *const names[] = {"dp", "sp", "tsp", "tp"};
-    int sizes[] = {f->dp, f->sp, f->tsp, f->tp};
+    const char *const names[] = {"dp", "sp", "tsp", "dsp", "tp"};
+    int sizes[] = {f->dp, f->sp, f->tsp, f->dsp, f->tp};
     size_t used = 0;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         if (sizes[i] > 1)
             used += (size_t)snprintf(f->axes + used, sizeof f->axes - used, "%s%s=%d", used ? "," : "",
                                      names[i], sizes[i]);
     if (!used) snprintf(f->axes, sizeof f->axes, "single");
 }
 
-/* What no search need try: more shares than there are heads, or of a few tokens. */
+static bool finds_clips(const finder *f) { return f->options->model.config.family == MF_STDIT; }
+
+/* Ranks that can have some of a clip, where these cut it: by places, and dsp by frames too. */
+static int64_t most_shares(const finder *f) {
+    const mf_clip *g = &f->options->model.grid;
+    if (!finds_clips(f)) return INT64_MAX;
+    return f->dsp > 1 ? mf_min(g->frames, mf_clip_places(g)) : mf_clip_places(g);
+}
+
+/* What no search need try: more shares than there are heads, frames or places, or of a few tokens. */
 static bool too_many(finder *f) {
     const mf_model_options *m = &f->options->model;
+    int64_t shares = (int64_t)f->sp * f->tsp * f->dsp;
     char why[96];
     int reason = f->tp > m->config.heads            ? TOO_MANY_TP
                  : f->tsp * f->tp > m->config.heads ? TOO_MANY_TSP
+                 : shares > most_shares(f)          ? TOO_MANY_SHARES
                                                     : TOO_FEW_TOKENS;
-    if (reason == TOO_FEW_TOKENS && (int64_t)f->sp * f->tsp * TOKENS_LEAST <= mf_max(m->tokens, TOKENS_LEAST))
-        return false;
+    if (reason == TOO_FEW_TOKENS && shares * TOKENS_LEAST <= mf_max(m->tokens, TOKENS_LEAST)) return false;
     if (reason == TOO_FEW_TOKENS)
         snprintf(why, sizeof why, "leaves a rank fewer than %d of a sequence's %lld tokens", TOKENS_LEAST,
                  (long long)m->tokens);
+    else if (reason == TOO_MANY_SHARES)
+        snprintf(why, sizeof why, "leaves ranks without any of a clip's %lld frames of %lld places",
+                 (long long)m->grid.frames, (long long)mf_clip_places(&m->grid));
     else
         snprintf(why, sizeof why, "leaves ranks without any of the model's %lld heads",
                  (long long)m->config.heads);
@@ -178,19 +193,37 @@ static mf_status add_mesh(finder *f) {
     return add_choices(f, rest);
 }
 
+/* What tp leaves, as dp, sp and tsp; or as dp and dsp. */
+static mf_status add_folded(finder *f, int left) {
+    for (f->tsp = 1; f->tsp <= left; f->tsp++) {
+        if (left % f->tsp) continue;
+        for (f->sp = 1; f->sp <= left / f->tsp; f->sp++) {
+            if (left / f->tsp % f->sp) continue;
+            f->dp = left / f->tsp / f->sp;
+            MF_TRY(add_mesh(f));
+        }
+    }
+    return MF_OK;
+}
+
+static mf_status add_switched(finder *f, int left) {
+    f->sp = f->tsp = 1;
+    for (f->dsp = 2; f->dsp <= left; f->dsp++) {
+        if (left % f->dsp) continue;
+        f->dp = left / f->dsp;
+        MF_TRY(add_mesh(f));
+    }
+    f->dsp = 1;
+    return MF_OK;
+}
+
 mf_status mf_leads_find(const mf_search_options *options, mf_leads *out) {
-    finder f = {.options = options, .out = out};
+    finder f = {.options = options, .out = out, .dsp = 1};
     int n = options->ranks;
     for (f.tp = 1; f.tp <= n; f.tp++) {
         if (n % f.tp) continue;
-        for (f.tsp = 1; f.tsp <= n / f.tp; f.tsp++) {
-            if (n / f.tp % f.tsp) continue;
-            for (f.sp = 1; f.sp <= n / f.tp / f.tsp; f.sp++) {
-                if (n / f.tp / f.tsp % f.sp) continue;
-                f.dp = n / f.tp / f.tsp / f.sp;
-                MF_TRY(add_mesh(&f));
-            }
-        }
+        MF_TRY(add_folded(&f, n / f.tp));
+        if (finds_clips(&f)) MF_TRY(add_switched(&f, n / f.tp));
     }
     return MF_OK;
 }

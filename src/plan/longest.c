@@ -1,4 +1,4 @@
-/* longest.c: the longest sequence that a layout has memory for. */
+/* longest.c: the longest sequence, or clip, that a layout has memory for. */
 #include "plan/search.h"
 
 enum { STEP_LEAST = 1024 };
@@ -15,9 +15,15 @@ typedef struct lengths {
 
 static void note(lengths *l, int64_t steps, bool fits) { *(fits ? &l->fits : &l->fails) = steps; }
 
+static void set_length(lengths *l, int64_t steps) {
+    mf_model_options *m = &l->options.model;
+    m->tokens = steps * l->step;
+    if (m->config.family == MF_STDIT) m->grid.frames = m->tokens / mf_clip_places(&m->grid);
+}
+
 static mf_status screen_at(lengths *l, int64_t steps) {
     double tokens_per_s, peak;
-    l->options.model.tokens = steps * l->step;
+    set_length(l, steps);
     MF_TRY(mf_plan_few_layers(l->cluster, &l->options, l->borrows, &tokens_per_s, &peak));
     note(l, steps, peak <= mf_cluster_memory(l->cluster, mf_mesh_ranks(&l->options.mesh)));
     return MF_OK;
@@ -25,7 +31,7 @@ static mf_status screen_at(lengths *l, int64_t steps) {
 
 static mf_status run_at(lengths *l, int64_t steps) {
     mf_plan_result plan;
-    l->options.model.tokens = steps * l->step;
+    set_length(l, steps);
     MF_TRY(mf_plan(l->cluster, &l->options, 0, l->borrows, &plan));
     note(l, steps, plan.fits);
     if (plan.fits) l->plan = plan;
@@ -50,10 +56,13 @@ static mf_status settle(lengths *l) {
     return MF_OK;
 }
 
-/* Whole chunks of the zigzag cut for each rank. */
+/* Whole chunks of the zigzag cut for each rank; whole frames, for each rank where these are what is cut. */
 static int64_t step_of(const mf_measure_options *o) {
-    int64_t chunks = 2 * mf_axes_ranks(&o->mesh, o->layout.sequence);
-    return mf_ceil_div(STEP_LEAST, chunks) * chunks;
+    const mf_model_options *m = &o->model;
+    int64_t ranks = mf_axes_ranks(&o->mesh, o->layout.sequence), chunk = 2 * ranks;
+    if (m->config.family == MF_STDIT)
+        chunk = mf_clip_places(&m->grid) * (o->layout.exchange == &mf_exchange_switch ? ranks : 1);
+    return mf_ceil_div(STEP_LEAST, chunk) * chunk;
 }
 
 mf_status mf_plan_longest(const mf_cluster *cluster, const mf_measure_options *options, bool borrows,

@@ -24,17 +24,22 @@ typedef struct search {
 
 unsigned mf_plan_family(const mf_mesh_spec *mesh, const mf_layout *l) {
     mf_axes tsp = mf_mesh_find(mesh, "tsp");
+    bool switches = l->exchange == &mf_exchange_switch && mf_axes_ranks(mesh, l->sequence) > 1;
     unsigned family = mf_axes_ranks(mesh, l->tensor) > 1 ? MF_FAMILY_TP : 0;
-    if (mf_axes_ranks(mesh, l->stream) > 1) family |= l->stream & tsp ? MF_FAMILY_TSP : MF_FAMILY_ZERO3;
+    if (mf_axes_ranks(mesh, l->stream) > 1) {
+        bool folded = l->stream & tsp || (switches && !mf_stream_gathers(l->attention));
+        family |= folded ? MF_FAMILY_TSP : MF_FAMILY_ZERO3;
+    }
+    if (switches) return family | MF_FAMILY_DSP;
     if (mf_axes_ranks(mesh, l->sequence & ~l->stream) > 1) family |= MF_FAMILY_SP;
     return family;
 }
 
 const char *mf_plan_family_name(unsigned family, char out[32]) {
-    static const char *const names[] = {"tp", "tsp", "zero3", "sp"};
+    static const char *const names[] = {"tp", "tsp", "zero3", "sp", "dsp"};
     size_t used = 0;
     snprintf(out, 32, "dp");
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         if (family >> i & 1)
             used += (size_t)snprintf(out + used, 32 - used, "%s%s", used ? "+" : "", names[i]);
     return out;

@@ -26,8 +26,8 @@ void mf_leads_free(mf_leads *leads);
 /* sketch.c. Fills in the lead's figures by formula: roughly, and memory rather too low than too high. */
 void mf_sketch(const mf_cluster *cluster, mf_lead *lead);
 
-/* few_layers.c. A step by runs of one step with two and three layers: nearly mf_plan's, in a fraction of the
- * time. */
+/* few_layers.c. A step by runs of one step with two and three layers, of a video's model four and six: nearly
+ * mf_plan's, in a fraction of the time. */
 mf_status mf_plan_few_layers(const mf_cluster *cluster, const mf_measure_options *options, bool borrows,
                              double *tokens_per_s, double *peak_bytes);
 /* parallel.c. Calls job(context, 0 .. count - 1) on so many threads; the first error ends it. */

@@ -153,6 +153,8 @@ static mf_attention_args args_of(mf_exchange *x, const mf_attend *call) {
                               .first_head = call->first,
                               .group = s->group,
                               .head_dim = s->head_dim,
+                              .all_keys = s->all_keys,
+                              .interleave = s->interleave,
                               .window = call->window,
                               .first_key = x->has_documents ? x->first_key.data : NULL,
                               .scale = 1.0f / __builtin_sqrtf((float)s->head_dim),

@@ -1,8 +1,9 @@
-/* exchange_none.c: the whole sequence is on this rank. */
+/* exchange_none.c: the whole sequence is on this rank; by itself, or because the cut is switched between
+ * blocks. */
 #include "schedule/kinds.h"
 
 static void own_keys(mf_exchange *x, mf_attention_args *args) {
-    int64_t batch_ld = x->rows * x->kv_width;
+    int64_t batch_ld = x->rows * mf_max(x->sizes.interleave, 1) * x->kv_width;
     x->chunk[0] = (mf_key_chunk){.rows = x->rows,
                                  .k = mf_exchange_keys(x, args->first_kv_head),
                                  .v = mf_exchange_values(x, args->first_kv_head),
@@ -28,3 +29,4 @@ static mf_status backward(mf_exchange *x, mf_attention_args *args) {
 }
 
 const mf_exchange_kind mf_exchange_none = {.name = "none", .forward = forward, .backward = backward};
+const mf_exchange_kind mf_exchange_switch = {.name = "switch", .forward = forward, .backward = backward};

@@ -10,8 +10,8 @@ const mf_layout_words mf_layout_words_none = {.kv_bucket = -1, .zero = -1};
 
 static const mf_stream_kind *const streams[] = {&mf_stream_resident, &mf_stream_gather, &mf_stream_broadcast,
                                                 &mf_stream_ring};
-static const mf_exchange_kind *const exchanges[] = {&mf_exchange_none, &mf_exchange_allgather,
-                                                    &mf_exchange_ring, &mf_exchange_ulysses};
+static const mf_exchange_kind *const exchanges[] = {
+    &mf_exchange_none, &mf_exchange_allgather, &mf_exchange_ring, &mf_exchange_ulysses, &mf_exchange_switch};
 static const mf_reduction_kind *const reductions[] = {&mf_reduction_none, &mf_reduction_allreduce,
                                                       &mf_reduction_scatter};
 #define COUNT(list) (sizeof(list) / sizeof *(list))
@@ -37,16 +37,16 @@ static const mf_reduction_kind *reduction_named(const char *name) {
 
 /* What the axes alone ask for. */
 mf_layout mf_layout_of(const mf_mesh_spec *mesh) {
-    mf_axes tsp = mf_mesh_find(mesh, "tsp"), sp = mf_mesh_find(mesh, "sp");
+    mf_axes tsp = mf_mesh_find(mesh, "tsp"), sp = mf_mesh_find(mesh, "sp"), dsp = mf_mesh_find(mesh, "dsp");
     mf_layout l = {.data = mf_mesh_find(mesh, "dp"),
                    .tensor = mf_mesh_find(mesh, "tp"),
                    .stream = tsp,
-                   .sequence = tsp | sp,
+                   .sequence = tsp | sp | dsp,
                    .attention = tsp ? &mf_stream_broadcast : &mf_stream_resident,
                    .mlp = tsp ? &mf_stream_ring : &mf_stream_resident,
                    .vocabulary = tsp ? &mf_stream_ring : &mf_stream_resident,
                    .cut_updates = true};
-    l.exchange = l.sequence ? &mf_exchange_allgather : &mf_exchange_none;
+    l.exchange = dsp ? &mf_exchange_switch : l.sequence ? &mf_exchange_allgather : &mf_exchange_none;
     l.reduction = l.tensor ? &mf_reduction_allreduce : &mf_reduction_none;
     return l;
 }
@@ -143,17 +143,18 @@ static mf_status check_words(const char *text, const mf_layout_words *w) {
     MF_TRY(check_stream(text, "attention-stream", w->attention_stream));
     MF_TRY(check_stream(text, "mlp-stream", w->mlp_stream));
     if (w->exchange && !exchange_named(w->exchange))
-        return unknown(text, "exchange", w->exchange, "none, allgather, ring or ulysses");
+        return unknown(text, "exchange", w->exchange, "none, allgather, ring, ulysses or switch");
     if (w->reduction && !reduction_named(w->reduction))
         return unknown(text, "reduction", w->reduction, "allreduce or scatter");
     return MF_OK;
 }
 
-/* Streams need an axis to run on: tsp, or else sp. Sets what is given and fits; tells whether it fitted. */
+/* Streams need an axis to run on: tsp, or else what cuts the tokens. Sets what is given and fits; tells
+ * whether it fitted. */
 static bool apply_streams(const mf_mesh_spec *mesh, const mf_layout_words *w, mf_layout *l) {
     const mf_stream_kind *all = stream_named(w->stream), *attention = stream_named(w->attention_stream);
     const mf_stream_kind *mlp = stream_named(w->mlp_stream);
-    mf_axes on = l->stream ? l->stream : mf_mesh_find(mesh, "sp");
+    mf_axes on = l->stream ? l->stream : mf_mesh_find(mesh, "sp") | mf_mesh_find(mesh, "dsp");
     if (!all && !attention && !mlp) return true;
     if (!on) return (!all || all->resident) && (!attention || attention->resident) && (!mlp || mlp->resident);
     mf_layout next = *l;
@@ -173,6 +174,7 @@ static bool apply_exchange(const mf_layout_words *w, mf_layout *l) {
     const mf_exchange_kind *kind = exchange_named(w->exchange);
     if (!kind) return true;
     if ((kind == &mf_exchange_none) != !l->sequence) return false;
+    if ((kind == &mf_exchange_switch) != (l->exchange == &mf_exchange_switch)) return false;
     l->exchange = kind;
     return true;
 }
@@ -195,6 +197,18 @@ static mf_status check_heads(const char *text, const mf_layout *l) {
     return MF_FAIL(MF_EINVAL,
                    MESH "exchange=%s needs all heads at once: with it, use attention-stream=ring or gather",
                    text, l->exchange->name);
+}
+
+/* Sequences are cut by one axis, or by tsp and sp together, in one way. */
+static mf_status check_switch(const char *text, const mf_mesh_spec *mesh, const mf_layout *l) {
+    if (l->exchange != &mf_exchange_switch) return MF_OK;
+    if (l->sequence != mf_mesh_find(mesh, "dsp"))
+        return MF_FAIL(MF_EINVAL, MESH "dsp cuts all tokens by itself: sp or tsp can't cut them too", text);
+    if (mf_reduction_scatters(l->reduction))
+        return MF_FAIL(MF_EINVAL,
+                       MESH "reduction=scatter deals tokens out in another way than dsp: use allreduce",
+                       text);
+    return MF_OK;
 }
 
 static mf_status check_bucket(const char *text, const mf_layout_words *w, const mf_layout *l) {
@@ -232,11 +246,14 @@ mf_status mf_layout_parse(const char *text, const mf_layout_words *defaults, mf_
             MF_EINVAL, MESH "%s", text,
             mf_mesh_find(mesh, "tsp")  ? "on tsp no stream can be resident: use gather, broadcast or ring"
             : mf_mesh_find(mesh, "sp") ? "attention-stream and mlp-stream are both resident or both not"
-                                       : "a stream other than resident needs an axis sp or tsp");
+                                       : "a stream other than resident needs an axis sp, tsp or dsp");
     apply_exchange(defaults, out);
     if (!apply_exchange(&w.given, out))
         return MF_FAIL(MF_EINVAL, MESH "exchange=%s %s", text, w.given.exchange,
-                       out->sequence
+                       out->exchange == &mf_exchange_switch
+                           ? "can't be on dsp, which switches the cut between blocks: use sp"
+                       : w.given.exchange && strcmp(w.given.exchange, "switch") == 0 ? "needs an axis dsp"
+                       : out->sequence
                            ? "leaves queries without the keys of other ranks: use allgather, ring or ulysses"
                            : "needs an axis that cuts the sequence: sp or tsp");
     apply_reduction(defaults, out);
@@ -246,5 +263,6 @@ mf_status mf_layout_parse(const char *text, const mf_layout_words *defaults, mf_
                                    : "needs an axis tp");
     apply_numbers(&w.given, out);
     MF_TRY(check_heads(text, out));
+    MF_TRY(check_switch(text, mesh, out));
     return check_bucket(text, &w.given, out);
 }

@@ -11,13 +11,15 @@ static int64_t sequences_of(const mf_train_options *o) {
 mf_status mf_checkpoint_match(const mf_checkpoint *c, const mf_train_options *o, uint64_t data) {
     const mf_manifest *m = &c->manifest;
     int64_t params = mf_config_params(&o->model.config);
+    bool video = o->model.config.family == MF_STDIT;
     if (params != m->params)
         return MF_FAIL(MF_EINVAL, "--model: has %lld parameters, the checkpoint's run %lld",
                        (long long)params, (long long)m->params);
     if (m->converted) return MF_OK;
     if (o->model.tokens != m->tokens)
-        return MF_FAIL(MF_EINVAL, "--seq %lld: the checkpoint's run has %lld, and keeps it",
-                       (long long)o->model.tokens, (long long)m->tokens);
+        return MF_FAIL(MF_EINVAL, "--%s %lld%s: the checkpoint's run has %lld, and keeps it",
+                       video ? "frames, --grid: clips of" : "seq", (long long)o->model.tokens,
+                       video ? " patches" : "", (long long)m->tokens);
     if (o->model.seed != m->seed)
         return MF_FAIL(MF_EINVAL, "--seed %llu: the checkpoint's run has seed %llu, and keeps it",
                        (unsigned long long)o->model.seed, (unsigned long long)m->seed);
@@ -32,7 +34,8 @@ mf_status mf_checkpoint_match(const mf_checkpoint *c, const mf_train_options *o,
             (long long)sequences_of(o), (long long)o->model.batch, (long long)o->accumulate,
             mf_axes_ranks(&o->mesh, o->layout.data), (long long)m->sequences);
     if (data != m->progress.data)
-        return MF_FAIL(MF_EINVAL, "--data: is another text than the checkpoint's run has");
+        return MF_FAIL(MF_EINVAL, "--data: %s than the checkpoint's run has",
+                       video ? "are other videos, or clips of another grid," : "is another text");
     if (o->adam.steps < m->progress.step)
         return MF_FAIL(MF_EINVAL, "--steps %lld: the checkpoint has %lld steps behind it",
                        (long long)o->adam.steps, (long long)m->progress.step);

@@ -12,8 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-uint64_t mf_dataset_digest(const mf_dataset *data) {
+uint64_t mf_train_digest(const mf_train_options *o) {
+    const mf_dataset *data = &o->data;
     int64_t width = mf_max(data->text.width, 1);
+    if (o->clips) return mf_video_set_digest(o->clips);
     return mf_digest_of(data->text.bytes, (size_t)(data->total * width)).xxh3;
 }
 

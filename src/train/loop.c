@@ -27,30 +27,44 @@ void mf_loop_place(mf_run_state *r, int64_t at, const int32_t *ids, const int32_
     mf_model_cut(r->model, labels, (int32_t *)r->labels.data + at * rows);
 }
 
-/* Draws this replica's sequences of a step: of every micro-batch, one run among the replicas'. */
-static void draw_step(mf_run_state *r, int64_t step) {
+static mf_status draw_one(mf_run_state *r, int64_t step, int64_t of_step, int64_t at) {
     const mf_train_options *o = r->options;
-    int64_t batch = o->model.batch, sequences = mf_loop_sequences(r);
-    for (int64_t i = 0; i < o->accumulate * batch; i++) {
-        int64_t of_step = (i / batch * r->replicas + r->replica) * batch + i % batch;
-        mf_dataset_draw(&o->data, o->model.tokens, o->model.seed, (uint64_t)(step * sequences + of_step),
-                        r->whole_ids.data, r->whole_labels.data);
-        mf_loop_place(r, i, r->whole_ids.data, r->whole_labels.data);
+    mf_clip_draw clip = {.set = o->clips, .pick = {o->model.seed, step, of_step, false}, .time = -1};
+    if (mf_options_are_of_videos(&o->model)) return mf_clip_place(&r->clips, r->model, &clip, at);
+    mf_dataset_draw(&o->data, o->model.tokens, o->model.seed,
+                    (uint64_t)(step * mf_loop_sequences(r) + of_step), r->whole_ids.data,
+                    r->whole_labels.data);
+    mf_loop_place(r, at, r->whole_ids.data, r->whole_labels.data);
+    return MF_OK;
+}
+
+/* Draws this replica's sequences of a step: of every micro-batch, one run among the replicas'. */
+static mf_status draw_step(mf_run_state *r, int64_t step) {
+    const mf_train_options *o = r->options;
+    int64_t batch = o->model.batch;
+    for (int64_t i = 0; i < o->accumulate * batch; i++)
+        MF_TRY(draw_one(r, step, (i / batch * r->replicas + r->replica) * batch + i % batch, i));
+    return MF_OK;
+}
+
+void mf_loop_fill(const mf_run_state *r, int64_t at, mf_gradient_call *call) {
+    int64_t first = at * mf_model_rows(r->model);
+    const int32_t *ids = r->ids.data, *labels = r->labels.data;
+    if (mf_options_are_of_videos(&r->options->model)) {
+        mf_clip_fill(&r->clips, r->model, at, call);
+        return;
     }
+    call->ids = ids ? ids + first : NULL;
+    call->labels = labels ? labels + first : NULL;
 }
 
 mf_status mf_loop_update(mf_run_state *r, int64_t step, mf_update *u) {
     const mf_train_options *o = r->options;
-    int64_t rows = mf_model_rows(r->model);
-    double scale = 1.0 / (double)(mf_loop_sequences(r) * o->model.tokens);
-    const int32_t *ids = r->ids.data, *labels = r->labels.data;
+    double scale = 1.0 / ((double)mf_loop_sequences(r) * mf_loss_terms(&o->model));
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
-        int64_t at = micro * o->model.batch * rows;
         double loss = 0;
-        mf_gradient_call call = {.ids = ids ? ids + at : NULL,
-                                 .labels = labels ? labels + at : NULL,
-                                 .scale = (float)scale,
-                                 .last = micro + 1 == o->accumulate};
+        mf_gradient_call call = {.scale = (float)scale, .last = micro + 1 == o->accumulate};
+        mf_loop_fill(r, micro * o->model.batch, &call);
         MF_TRY(mf_loop_set_documents(r, micro * o->model.batch));
         MF_TRY(mf_model_gradients(r->model, &call, &loss));
         u->loss += loss;
@@ -126,7 +140,7 @@ static mf_status one_step(mf_run_state *r, int64_t step, mf_rank_report *own) {
     mf_update u = {0};
     double start = mf_now_s();
     mf_loop_reset_stats(r);
-    draw_step(r, step);
+    MF_TRY(draw_step(r, step));
     MF_TRY(mf_loop_update(r, step, &u));
     r->step_s[step] = mf_now_s() - start;
     r->all_steps_s += r->step_s[step];
@@ -138,6 +152,26 @@ static mf_status one_step(mf_run_state *r, int64_t step, mf_rank_report *own) {
     mf_loop_measure(r, own);
     MF_TRY(report_step(r, step, &u));
     return check_skipped(r, step, &u);
+}
+
+/* Held-out clips of no step, one after another, with times spread evenly. */
+enum { EVALUATION = -1, EVAL_CLIPS = 64 };
+static mf_status place_clips(mf_run_state *r, int64_t first, int64_t count) {
+    const mf_train_options *o = r->options;
+    for (int64_t b = 0; b < o->model.batch; b++) {
+        mf_clip_draw draw = {.set = o->clips,
+                             .pick = {o->model.seed, EVALUATION, first + b, true},
+                             .time = ((double)(first + b) + 0.5) / (double)count};
+        MF_TRY(mf_clip_place(&r->clips, r->model, &draw, b));
+    }
+    return MF_OK;
+}
+
+static int64_t eval_count(const mf_run_state *r) {
+    const mf_train_options *o = r->options;
+    int64_t together = o->model.batch * r->replicas;
+    if (mf_options_are_of_videos(&o->model)) return mf_ceil_div(EVAL_CLIPS, together) * together;
+    return mf_dataset_evals(&o->data, o->model.tokens);
 }
 
 /* Sequences beyond the last are masked, so that every batch has one shape. */
@@ -153,18 +187,24 @@ static void place_evals(mf_run_state *r, int64_t first, int64_t count) {
 
 mf_status mf_loop_eval(mf_run_state *r, double *loss) {
     const mf_train_options *o = r->options;
-    int64_t count = mf_dataset_evals(&o->data, o->model.tokens), batch = o->model.batch;
+    int64_t count = eval_count(r), batch = o->model.batch;
+    bool video = mf_options_are_of_videos(&o->model);
     if (o->eval_batches > 0) count = mf_min(count, o->eval_batches * batch * r->replicas);
     double total = 0;
     for (int64_t first = 0; first < count; first += batch * r->replicas) {
         double part = 0;
-        place_evals(r, first + r->replica * batch, count);
+        mf_gradient_call call = {0};
+        if (video)
+            MF_TRY(place_clips(r, first + r->replica * batch, count));
+        else
+            place_evals(r, first + r->replica * batch, count);
+        mf_loop_fill(r, 0, &call);
         MF_TRY(mf_loop_set_documents(r, 0));
-        MF_TRY(mf_model_loss(r->model, r->ids.data, r->labels.data, &part));
+        MF_TRY(mf_model_loss(r->model, &call, &part));
         total += part;
     }
     MF_TRY(mf_allreduce_f64(r->mesh.world, &total, 1));
-    *loss = total / (double)(count * o->model.tokens);
+    *loss = total / ((double)count * mf_loss_terms(&o->model));
     return MF_OK;
 }
 

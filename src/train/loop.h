@@ -2,7 +2,7 @@
 #ifndef MF_TRAIN_LOOP_H
 #define MF_TRAIN_LOOP_H
 
-#include "meshfold/train.h"
+#include "train/clips.h"
 
 #include <string.h>
 
@@ -18,6 +18,7 @@ typedef struct mf_run_state {
     mf_optimizer *optimizer;
     mf_buffer ids, labels;             /* [accumulate][batch][rows] int32: this rank's tokens of a step */
     mf_buffer whole_ids, whole_labels; /* [tokens] int32: one sequence before the cut */
+    mf_clip_room clips;                /* of a model of videos */
     mf_buffer documents;               /* packed: [accumulate][batch][tokens] int32, of whole sequences */
     int64_t ran;                       /* steps of this process */
     int64_t first_step;                /* from 0: where this run began or went on */
@@ -50,6 +51,8 @@ mf_status mf_loop_run(mf_run_state *run);
 void mf_loop_place(mf_run_state *run, int64_t at, const int32_t *ids, const int32_t *labels);
 /* Tells the model the documents of the sequences in place from `at` on. What has no text has none. */
 mf_status mf_loop_set_documents(mf_run_state *run, int64_t at);
+/* Texts or clips in place from `at` on. */
+void mf_loop_fill(const mf_run_state *run, int64_t at, mf_gradient_call *call);
 /* One optimizer step on the sequences in place; update->loss is 0 before. Collective. */
 mf_status mf_loop_update(mf_run_state *run, int64_t step, mf_update *update);
 /* Mean loss on the held-out text. Collective. */

@@ -22,12 +22,21 @@ static int32_t token_at(const mf_model_options *model, uint64_t key, int64_t ind
     return (int32_t)(mf_random_u64(model->seed, key, (uint64_t)index) % (uint64_t)model->config.vocab);
 }
 
+static mf_status draw_clips(mf_run_state *r, int64_t own) {
+    for (int64_t b = 0; b < own; b++) {
+        mf_clip_draw draw = {.pick = {r->options->model.seed, 0, r->replica * own + b, false}, .time = -1};
+        MF_TRY(mf_clip_place(&r->clips, r->model, &draw, b));
+    }
+    return MF_OK;
+}
+
 /* Uniform over the vocabulary; a replica's sequences are its own. */
-static void draw(mf_run_state *r) {
+static mf_status draw(mf_run_state *r) {
     const mf_model_options *model = &r->options->model;
     int32_t *ids = r->whole_ids.data, *labels = r->whole_labels.data;
     uint64_t key = mf_random_key("tokens to measure with");
     int64_t own = model->batch * r->options->accumulate;
+    if (mf_options_are_of_videos(model)) return draw_clips(r, own);
     for (int64_t b = 0; b < own; b++) {
         int64_t first = (r->replica * own + b) * (model->tokens + 1);
         for (int64_t i = 0; i < model->tokens; i++) {
@@ -36,6 +45,7 @@ static void draw(mf_run_state *r) {
         }
         mf_loop_place(r, b, ids, labels);
     }
+    return MF_OK;
 }
 
 static mf_status train_once(mf_run_state *r, int64_t step) {
@@ -47,9 +57,11 @@ static mf_status train_once(mf_run_state *r, int64_t step) {
 
 static mf_status step_once(mf_run_state *r, int64_t step) {
     double loss = 0, start = mf_now_s();
+    mf_gradient_call call = {0};
     mf_loop_reset_stats(r);
+    mf_loop_fill(r, 0, &call);
     if (r->options->model.forward_only)
-        MF_TRY(mf_model_loss(r->model, r->ids.data, r->labels.data, &loss));
+        MF_TRY(mf_model_loss(r->model, &call, &loss));
     else
         MF_TRY(train_once(r, step));
     MF_TRY(mf_barrier(r->mesh.world));
@@ -106,7 +118,7 @@ mf_status mf_measure(mf_world *world, const mf_measure_options *options, mf_meas
     mf_train_options run = run_of(options);
     mf_run_state r = {.options = &run, .world = world};
     MF_GO(mf_run_open(&r));
-    draw(&r);
+    MF_GO(draw(&r));
     MF_GO(run_steps(&r, options));
     MF_GO(report(&r, result));
     MF_GO(mf_barrier(r.mesh.world)); /* peers may be reading this rank's memory until here */

@@ -38,7 +38,7 @@ mf_status mf_run_resume(mf_run_state *r) {
     const mf_train_options *o = r->options;
     mf_checkpoint_observer observer = {.context = (void *)(uintptr_t)r->observer, .passed_over = passed_over};
     mf_checkpoint *found = NULL;
-    if (o->checkpoints || o->resume_from) r->data = mf_dataset_digest(&o->data);
+    if (o->checkpoints || o->resume_from) r->data = mf_train_digest(o);
     if (!o->resume_from) return MF_OK;
     MF_TRY(mf_checkpoint_find(r->mesh.world, o->resume_from, r->observer ? &observer : NULL, &found));
     mf_status status = go_on_from(r, found);

@@ -60,17 +60,19 @@ fail:
     return status;
 }
 
-static mf_status token_buffers(mf_run_state *r) {
+static mf_status data_buffers(mf_run_state *r) {
     const mf_train_options *o = r->options;
     size_t step = (size_t)(o->accumulate * o->model.batch * mf_model_rows(r->model)) * sizeof(int32_t);
     size_t whole = (size_t)o->model.tokens * sizeof(int32_t);
     size_t documents = o->model.packed ? (size_t)(o->accumulate * o->model.batch) * whole : 0;
+    MF_TRY(mf_clip_room_open(&r->clips, r->model, r->memory, r->device, o->accumulate * o->model.batch));
+    MF_TRY(mf_host_alloc((size_t)o->adam.steps, sizeof *r->step_s, &r->step_s));
+    if (mf_options_are_of_videos(&o->model)) return MF_OK;
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, documents, "documents", &r->documents));
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, step, "tokens", &r->ids));
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, step, "labels", &r->labels));
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, whole, "a sequence", &r->whole_ids));
-    MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, whole, "a sequence's labels", &r->whole_labels));
-    return mf_host_alloc((size_t)o->adam.steps, sizeof *r->step_s, &r->step_s);
+    return mf_buffer_alloc(r->memory, MF_WORKSPACE, whole, "a sequence's labels", &r->whole_labels);
 }
 
 /* Initial weights are made in f32, which nobody needs afterwards. */
@@ -127,7 +129,7 @@ mf_status mf_run_open(mf_run_state *r) {
     MF_TRY(probe_alone(r));
     MF_TRY(mf_model_create(&o->model, &o->layout, &r->mesh, r->device, &r->model));
     MF_TRY(weights(r));
-    MF_TRY(token_buffers(r));
+    MF_TRY(data_buffers(r));
     MF_TRY(mf_run_resume(r));
     return mf_barrier(r->mesh.world); /* all ranks have what they need: nothing is written before */
 }
@@ -135,6 +137,7 @@ mf_status mf_run_open(mf_run_state *r) {
 void mf_run_close(mf_run_state *r) {
     mf_buffer *all[] = {&r->documents, &r->ids, &r->labels, &r->whole_ids, &r->whole_labels};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(r->memory, all[i]);
+    mf_clip_room_close(&r->clips);
     mf_host_free(r->step_s);
     mf_optimizer_destroy(r->optimizer);
     mf_model_destroy(r->model);

@@ -1,5 +1,5 @@
 /* verify.c: one layout's loss and gradients on given sequences, and how far they are from another's. */
-#include "meshfold/train.h"
+#include "train/clips.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -21,6 +21,7 @@ typedef struct run {
     mf_model_state state;
     int replica, replicas;
     mf_buffer ids, labels; /* [batch][rows] int32: this rank's tokens of a micro-batch */
+    mf_clip_room clips;    /* or clips */
 } run;
 
 /* A mesh of one rank runs in a larger world too: then each rank is such a mesh. */
@@ -60,6 +61,8 @@ static mf_status build(run *r) {
     MF_TRY(mf_model_create(&o->model, &o->layout, r->mesh, r->device, &r->model));
     r->state = mf_model_state_get(r->model);
     size_t bytes = (size_t)(o->model.batch * mf_model_rows(r->model)) * sizeof(int32_t);
+    MF_TRY(mf_clip_room_open(&r->clips, r->model, r->memory, r->device, o->model.batch));
+    if (mf_options_are_of_videos(&o->model)) return fill(r);
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, bytes, "tokens", &r->ids));
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, bytes, "labels", &r->labels));
     return fill(r);
@@ -68,25 +71,38 @@ static mf_status build(run *r) {
 static void take_down(run *r) {
     mf_buffer_free(r->memory, &r->ids);
     mf_buffer_free(r->memory, &r->labels);
+    mf_clip_room_close(&r->clips);
     mf_model_destroy(r->model);
     mf_mesh_destroy(&r->everyone);
     mf_device_destroy(r->device);
     mf_memory_destroy(r->memory);
 }
 
-/* The first token of this replica's sequences of a micro-batch. */
-static int64_t begin_of(const run *r, int64_t micro) {
-    const mf_model_options *model = &r->options->model;
-    return (micro * r->replicas + r->replica) * model->batch * model->tokens;
+/* The first of this replica's sequences of a micro-batch. */
+static int64_t first_of(const run *r, int64_t micro) {
+    return (micro * r->replicas + r->replica) * r->options->model.batch;
 }
+/* Its first token. */
+static int64_t begin_of(const run *r, int64_t micro) { return first_of(r, micro) * r->options->model.tokens; }
 
 static mf_status set_documents(run *r, int64_t micro) {
     const int32_t *documents = r->options->documents;
     return documents ? mf_model_set_documents(r->model, documents + begin_of(r, micro)) : MF_OK;
 }
 
+static mf_status place_clips(run *r, int64_t micro, mf_gradient_call *call) {
+    const mf_verify_options *o = r->options;
+    for (int64_t b = 0; b < o->model.batch; b++) {
+        mf_clip_draw draw = {
+            .set = o->clips, .pick = {o->model.seed, 0, first_of(r, micro) + b, false}, .time = -1};
+        MF_TRY(mf_clip_place(&r->clips, r->model, &draw, b));
+    }
+    mf_clip_fill(&r->clips, r->model, 0, call);
+    return MF_OK;
+}
+
 /* This rank's tokens of a micro-batch. */
-static void place(run *r, int64_t micro) {
+static void place_texts(run *r, int64_t micro, mf_gradient_call *call) {
     const mf_verify_options *o = r->options;
     int64_t rows = mf_model_rows(r->model);
     for (int64_t b = 0; b < o->model.batch && rows > 0; b++) {
@@ -94,25 +110,33 @@ static void place(run *r, int64_t micro) {
         mf_model_cut(r->model, o->ids + at, (int32_t *)r->ids.data + b * rows);
         mf_model_cut(r->model, o->labels + at, (int32_t *)r->labels.data + b * rows);
     }
+    call->ids = r->ids.data;
+    call->labels = r->labels.data;
 }
 
-static int64_t unmasked(const mf_verify_options *o) {
+static mf_status place(run *r, int64_t micro, mf_gradient_call *call) {
+    if (mf_options_are_of_videos(&r->options->model)) return place_clips(r, micro, call);
+    place_texts(r, micro, call);
+    return set_documents(r, micro);
+}
+
+/* What the loss is the mean over. */
+static double terms(const mf_verify_options *o) {
     int64_t count = 0;
+    if (mf_options_are_of_videos(&o->model)) return (double)o->sequences * mf_loss_terms(&o->model);
     for (int64_t i = 0; i < o->sequences * o->model.tokens; i++) count += o->labels[i] >= 0;
-    return count;
+    return (double)count;
 }
 
 /* *loss: this rank's share of the mean. */
 static mf_status gradients(run *r, double *loss) {
     int64_t micros = r->options->sequences / (r->options->model.batch * r->replicas);
-    double scale = 1.0 / (double)unmasked(r->options);
+    double scale = 1.0 / terms(r->options);
     *loss = 0;
     for (int64_t micro = 0; micro < micros; micro++) {
         double part = 0;
-        place(r, micro);
-        MF_TRY(set_documents(r, micro));
-        mf_gradient_call call = {
-            .ids = r->ids.data, .labels = r->labels.data, .scale = (float)scale, .last = micro + 1 == micros};
+        mf_gradient_call call = {.scale = (float)scale, .last = micro + 1 == micros};
+        MF_TRY(place(r, micro, &call));
         MF_TRY(mf_model_gradients(r->model, &call, &part));
         *loss += part * scale;
     }

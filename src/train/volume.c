@@ -11,9 +11,11 @@ typedef struct work {
     const mf_layout *layout;
     const mf_mesh_spec *mesh;
     mf_volume *out;
+    bool clips;                          /* a model of videos */
     double T, D, Z;                      /* ranks of the tensor, stream and sequence axes */
-    double tokens, width;                /* batch * S / Z; bytes of an element */
+    double tokens, width;                /* batch * S / Z, of clips S is all patches; bytes of an element */
     double qkv, output, mlp, vocabulary; /* weights of a tensor share */
+    double cross, outer;                 /* the same: attention to a condition; all outside of the layers */
 } work;
 
 static double ranks(const work *w, mf_axes axes) { return mf_axes_ranks(w->mesh, axes); }
@@ -82,6 +84,7 @@ static void exchange_heads(work *w, bool backward) {
 }
 
 static void exchange(work *w, bool backward) {
+    if (w->layout->exchange == &mf_exchange_switch) return; /* whole sequences are here */
     if (w->layout->exchange == &mf_exchange_ulysses)
         exchange_heads(w, backward);
     else
@@ -97,16 +100,30 @@ static void reduction(work *w, int gathers, int sums) {
         (scatters ? 1 : 2) * sums * bytes);
 }
 
-static void attention_forward(work *w) {
+/* Of clips blocks take turns: those over frames have every frame of their places. */
+static bool exchanges(const work *w, int64_t layer) { return !w->clips || layer % 2 == 0; }
+
+static void attention_forward(work *w, int64_t layer) {
     stream_weights(w, w->layout->attention, w->qkv + w->output);
-    exchange(w, false);
+    if (exchanges(w, layer)) exchange(w, false);
+    reduction(w, 1, 1);
+    if (w->cross == 0) return;
+    stream_weights(w, w->layout->mlp, w->cross);
     reduction(w, 1, 1);
 }
 
-static void attention_backward(work *w) {
+static void cross_backward(work *w) {
+    if (w->cross == 0) return;
+    stream_weights(w, w->layout->mlp, w->cross);
+    stream_gradients(w, w->layout->mlp, w->cross);
+    reduction(w, 2, 1);
+}
+
+static void attention_backward(work *w, int64_t layer) {
+    cross_backward(w);
     stream_weights(w, w->layout->attention, w->qkv + w->output);
     stream_gradients(w, w->layout->attention, w->qkv + w->output);
-    exchange(w, true);
+    if (exchanges(w, layer)) exchange(w, true);
     reduction(w, 2, 1);
 }
 
@@ -121,31 +138,72 @@ static void mlp_backward(work *w) {
     reduction(w, 1, 0);
 }
 
-static void forward(work *w) {
-    stream_weights(w, w->layout->vocabulary, w->vocabulary);
-    reduction(w, 0, 1); /* rows of the embedding */
+static void layers_forward(work *w) {
     for (int64_t layer = 0; layer < w->o->config.layers; layer++) {
-        attention_forward(w);
+        attention_forward(w, layer);
         mlp_forward(w);
     }
+}
+
+static void layers_backward(work *w) {
+    for (int64_t layer = 0; layer < w->o->config.layers; layer++) {
+        if (w->o->recompute != MF_RECOMPUTE_NONE) attention_forward(w, layer);
+        mlp_backward(w);
+        attention_backward(w, layer);
+    }
+}
+
+static void text_forward(work *w) {
+    stream_weights(w, w->layout->vocabulary, w->vocabulary);
+    reduction(w, 0, 1); /* rows of the embedding */
+    layers_forward(w);
     stream_weights(w, w->layout->vocabulary, w->vocabulary);
     reduction(w, 1, 0);
     add(w, w->layout->tensor, MF_OP_ALLGATHER, 3 * 4 * w->tokens * w->T); /* log-sum-exps */
 }
 
-static void backward(work *w) {
+static void text_backward(work *w) {
     const mf_stream_kind *vocabulary = w->layout->vocabulary;
     if (!mf_stream_gathers(vocabulary))
         stream_weights(w, vocabulary, w->vocabulary); /* else it is still there */
     stream_gradients(w, vocabulary, w->vocabulary);
     reduction(w, 0, 1);
-    for (int64_t layer = 0; layer < w->o->config.layers; layer++) {
-        if (w->o->recompute != MF_RECOMPUTE_NONE) attention_forward(w);
-        mlp_backward(w);
-        attention_backward(w);
-    }
+    layers_backward(w);
     stream_gradients(w, vocabulary, w->vocabulary);
     reduction(w, 1, 0);
+}
+
+/* The cut moves between all layers; gradients travel in the compute type, too. */
+static void switches(work *w) {
+    double bytes = w->tokens * (double)w->o->config.hidden * w->width;
+    if (w->layout->exchange == &mf_exchange_switch)
+        add(w, w->layout->sequence, MF_OP_ALLTOALL, (double)(w->o->config.layers - 1) * bytes);
+}
+
+/* Of what comes of times and condition tensor ranks add up so many rows of `hidden`, in f32. */
+static void sum_rows(work *w, int64_t of_times) {
+    const mf_model_options *o = w->o;
+    int64_t rows = o->batch * (of_times + o->config.video.condition_tokens);
+    add(w, w->layout->tensor, MF_OP_ALLREDUCE, 2 * 4 * (double)(rows * o->config.hidden));
+}
+
+/* Two maps of a time, and six rows of modulation. */
+static void clips_forward(work *w) {
+    stream_weights(w, w->layout->vocabulary, w->outer);
+    sum_rows(w, 2 + 6);
+    layers_forward(w);
+    switches(w);
+}
+
+/* Gradients of the last norm's row, of the modulation's six, and of what goes into it and into the second
+ * map.
+ */
+static void clips_backward(work *w) {
+    layers_backward(w);
+    switches(w);
+    stream_weights(w, w->layout->vocabulary, w->outer);
+    stream_gradients(w, w->layout->vocabulary, w->outer);
+    sum_rows(w, 1 + 6 + 2);
 }
 
 /* Key heads whose gradients several tensor ranks have parts of. */
@@ -167,11 +225,11 @@ static void gradients_and_updates(work *w) {
     const mf_layout *l = w->layout;
     mf_axes all = (1u << w->mesh->axes) - 1, replicas = mf_layout_replicas(w->mesh, l);
     double layers = (double)c->layers, h = (double)c->hidden;
-    double cut = (layers * (w->qkv + w->output + w->mlp) + (c->tied ? 1 : 2) * w->vocabulary) / w->D;
+    double cut = (layers * (w->qkv + w->output + w->cross + w->mlp) + w->outer) / w->D;
     double shared = 2 * layers * shared_heads(w) * (double)c->head_dim * h;
     add(w, l->tensor | l->stream, MF_OP_ALLREDUCE, 2 * 4 * shared);
     add(w, all & ~(mf_reduction_scatters(l->reduction) ? 0 : l->tensor), MF_OP_ALLREDUCE,
-        2 * 4 * (2 * layers + 1) * h);
+        2 * 4 * (w->clips ? 0 : 2 * layers + 1) * h);
     add(w, all, MF_OP_ALLREDUCE, 2 * 4 * (double)mf_config_vectors(c));
     if (!l->cut_updates) {
         add(w, replicas, MF_OP_ALLREDUCE, 2 * 4 * cut);
@@ -185,6 +243,7 @@ void mf_volume_predict(const mf_model_options *o, const mf_layout *layout, const
                        mf_volume *out) {
     const mf_model_config *c = &o->config;
     work w = {.o = o, .layout = layout, .mesh = mesh, .out = out, .width = (double)mf_dtype_bytes(o->type)};
+    w.clips = c->family == MF_STDIT;
     *out = (mf_volume){0};
     w.T = ranks(&w, layout->tensor);
     w.D = ranks(&w, layout->stream);
@@ -193,10 +252,12 @@ void mf_volume_predict(const mf_model_options *o, const mf_layout *layout, const
     double h = (double)c->hidden, d = (double)c->head_dim, heads = (double)c->heads / w.T;
     w.qkv = h * d * (heads + 2 * heads_read(&w, 1)); /* key heads that two tensor ranks hold count for both */
     w.output = h * d * heads;
-    w.mlp = 3 * h * (double)c->ffn / w.T;
+    w.mlp = (mf_config_is_gated(c) ? 3 : 2) * h * (double)c->ffn / w.T;
+    w.cross = c->video.condition_tokens ? 4 * h * d * heads : 0;
     w.vocabulary = h * (double)c->vocab / w.T;
-    forward(&w);
+    w.outer = (double)mf_config_outer(c) / w.T;
+    w.clips ? clips_forward(&w) : text_forward(&w);
     if (o->forward_only) return;
-    backward(&w);
+    w.clips ? clips_backward(&w) : text_backward(&w);
     gradients_and_updates(&w);
 }

@@ -1,6 +1,6 @@
 /* parity_ranks.c: one rank of parity over processes: loss and gradients of tsp, and of what other layouts the
- * ranks can take, against one rank's, at every shape and mode. train_mpi.sh starts it under mpiexec, which
- * says how many ranks the mesh has. */
+ * ranks can take, against one rank's, at every shape and mode, of texts and of videos. train_mpi.sh starts it
+ * under mpiexec, which says how many ranks the mesh has. */
 #include "support.h"
 
 #include "parity.h"
@@ -22,8 +22,8 @@ static void judge(runs *all, const parity_run *run, int ranks) {
     *worst = fmax(*worst, fmax(run->loss_error, run->worst));
     if (run->loss_error < tolerance && run->worst < tolerance && run->norm_error < tolerance)
         return; /* not NaN */
-    printf("%s, %s (%d), %s, recompute %d, %s: loss error %.2e, worst gradient error %.2e (%s)\n",
-           run->shape->name, run->mesh_text, ranks, mf_dtype_name(run->type), (int)run->recompute,
+    printf("%s, %s (%d), %s, recompute %d, %s: loss error %.2e, worst error %.2e (%s)\n", run->shape->name,
+           run->mesh_text, ranks, mf_dtype_name(run->type), (int)run->recompute,
            all->no_borrow ? "sent" : "borrowed", run->loss_error, run->worst, run->worst_name);
     all->bad++;
 }
@@ -35,10 +35,11 @@ static mf_status run_one(mf_world *world, runs *all, parity_run *run) {
 }
 
 /* Which layouts the world's ranks can take. */
-static const struct {
+typedef struct laid_out {
     int ranks;
     const char *mesh;
-} layouts[] = {
+} laid_out;
+static const laid_out layouts[] = {
     {2, "tp=2"},
     {2, "tp=2,reduction=scatter"},
     {2, "sp=2,exchange=ring"},
@@ -56,12 +57,28 @@ static const struct {
     {4, "dp=2,tp=2,zero=0"},
 };
 
-/* Every mode, with documents where all is recomputed, and the loss alone. */
+/* The same of models of videos. */
+static const laid_out video_layouts[] = {
+    {2, "dsp=2"},
+    {2, "dsp=2,stream=ring"},
+    {2, "dsp=2,stream=gather"},
+    {2, "sp=2,exchange=ring"},
+    {2, "tp=2,reduction=scatter"},
+    {3, "dsp=3"},
+    {3, "dsp=3,stream=broadcast"},
+    {3, "sp=3,exchange=ulysses"},
+    {4, "dsp=4,stream=ring"},
+    {4, "dsp=2,tp=2"},
+    {4, "dp=2,dsp=2,stream=gather"},
+    {4, "tsp=4"},
+};
+
+/* Every mode, with documents of texts where all is recomputed, and the loss alone. */
 static mf_status run_modes(mf_world *world, runs *all, parity_run *run) {
     for (int mode = MF_RECOMPUTE_NONE; mode <= MF_RECOMPUTE_BLOCK; mode++) {
         run->recompute = (mf_recompute)mode;
         run->two_calls = mode == MF_RECOMPUTE_ATTENTION;
-        run->packed = mode == MF_RECOMPUTE_BLOCK;
+        run->packed = mode == MF_RECOMPUTE_BLOCK && run->shape->config.family != MF_STDIT;
         MF_TRY(run_one(world, all, run));
     }
     run->two_calls = run->packed = false;
@@ -69,10 +86,12 @@ static mf_status run_modes(mf_world *world, runs *all, parity_run *run) {
     return run_one(world, all, run);
 }
 
-static mf_status run_mesh(mf_world *world, runs *all, const char *mesh) {
-    for (int i = 0; i < all->shapes && parity_case_at(i); i++) {
+typedef const parity_case *(*shape_at)(int index);
+
+static mf_status run_mesh(mf_world *world, runs *all, const char *mesh, shape_at at) {
+    for (int i = 0; i < all->shapes && at(i); i++) {
         for (int type = MF_F32; type <= MF_BF16; type++) {
-            parity_case shape = *parity_case_at(i);
+            parity_case shape = *at(i);
             parity_run run = {.type = (mf_dtype)type, .threads = 1};
             MF_TRY(parity_lay_out(&run, &shape, mesh));
             if (!parity_possible(&run)) continue;
@@ -87,9 +106,13 @@ static mf_status body(mf_world *world, void *argument) {
     runs *all = argument;
     char mesh[16];
     snprintf(mesh, sizeof mesh, "tsp=%d", mf_world_size(world));
-    MF_TRY(run_mesh(world, all, mesh));
+    MF_TRY(run_mesh(world, all, mesh, parity_case_at));
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
-        if (layouts[i].ranks == mf_world_size(world)) MF_TRY(run_mesh(world, all, layouts[i].mesh));
+        if (layouts[i].ranks == mf_world_size(world))
+            MF_TRY(run_mesh(world, all, layouts[i].mesh, parity_case_at));
+    for (size_t i = 0; i < sizeof video_layouts / sizeof *video_layouts; i++)
+        if (video_layouts[i].ranks == mf_world_size(world))
+            MF_TRY(run_mesh(world, all, video_layouts[i].mesh, parity_video_case_at));
     return MF_OK;
 }
 

@@ -1,4 +1,4 @@
-/* golden.c: what transformers found, from its files. */
+/* golden.c: what other implementations found, from their files. */
 #include "golden.h"
 
 #include "support.h"
@@ -14,19 +14,27 @@ const float *golden_values(const golden *g, const char *name) {
     return t->data;
 }
 
-void golden_open(const char *name, golden *g) {
+/* which: the tensor whose first two dimensions are batch and tokens. */
+static const mf_tensor_info *open_folder(const char *kind, const char *name, const char *which, golden *g) {
     char path[600];
-    snprintf(g->folder, sizeof g->folder, "%s/tests/golden/families/%s", MESHFOLD_SOURCE, name);
+    snprintf(g->folder, sizeof g->folder, "%s/tests/golden/%s/%s", MESHFOLD_SOURCE, kind, name);
     ASSERT_OK(mf_config_find(g->folder, &g->config));
     snprintf(path, sizeof path, "%s/golden.safetensors", g->folder);
     ASSERT_OK(mf_safetensors_open(path, &g->file));
-    const mf_tensor_info *ids = mf_safetensors_find(g->file, "ids");
-    g->batch = ids->shape[0];
-    g->tokens = ids->shape[1];
+    const mf_tensor_info *first = mf_safetensors_find(g->file, which);
+    g->batch = first->shape[0];
+    g->tokens = first->shape[1];
+    return first;
+}
+
+void golden_open(const char *name, golden *g) {
+    const mf_tensor_info *ids = open_folder("families", name, "ids", g);
     for (int64_t i = 0; i < g->batch * g->tokens; i++) g->ids[i] = (int32_t)((const float *)ids->data)[i];
     for (int64_t i = 0; i < g->batch * g->tokens; i++)
         g->labels[i] = (i + 1) % g->tokens ? g->ids[i + 1] : -1;
 }
+
+void golden_open_video(const char *name, golden *g) { open_folder("stdit", name, "input", g); }
 
 void golden_close(golden *g) { mf_safetensors_close(g->file); }
 

@@ -2,6 +2,7 @@
 #include "parity.h"
 
 #include "support.h"
+#include "train/clips.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -86,13 +87,96 @@ static const parity_case cases[] = {
      48},
 };
 
+/* With a condition and without, gated and plain; each grid is awkward in another way. */
+static const parity_case video_cases[] = {
+    {.name = "nothing divides",
+     .config = {.hidden = 24,
+                .layers = 2,
+                .heads = 4,
+                .kv_heads = 4,
+                .head_dim = 6,
+                .ffn = 20,
+                .video = {.frames = 5, .height = 3, .width = 7, .channels = 4, .patch = 1}},
+     .batch = 1},
+    {.name = "gated, with a condition",
+     .config = {.hidden = 18,
+                .layers = 4,
+                .heads = 3,
+                .kv_heads = 3,
+                .head_dim = 5,
+                .ffn = 17,
+                .video = {.frames = 4,
+                          .height = 4,
+                          .width = 10,
+                          .channels = 3,
+                          .patch = 2,
+                          .condition_tokens = 5,
+                          .condition_channels = 6,
+                          .gated = true}},
+     .batch = 3},
+    {.name = "fewer frames and places than ranks",
+     .config = {.hidden = 22,
+                .layers = 2,
+                .heads = 8,
+                .kv_heads = 8,
+                .head_dim = 3,
+                .ffn = 5,
+                .video = {.frames = 2,
+                          .height = 1,
+                          .width = 3,
+                          .channels = 24,
+                          .patch = 1,
+                          .condition_tokens = 3,
+                          .condition_channels = 2}},
+     .batch = 3},
+    {.name = "one frame",
+     .config = {.hidden = 16,
+                .layers = 2,
+                .heads = 2,
+                .kv_heads = 2,
+                .head_dim = 8,
+                .ffn = 11,
+                .video = {.frames = 1, .height = 8, .width = 10, .channels = 1, .patch = 2, .gated = true}},
+     .batch = 1},
+    {.name = "one place",
+     .config = {.hidden = 20,
+                .layers = 2,
+                .heads = 5,
+                .kv_heads = 5,
+                .head_dim = 4,
+                .ffn = 30,
+                .video = {.frames = 7,
+                          .height = 2,
+                          .width = 2,
+                          .channels = 2,
+                          .patch = 2,
+                          .condition_tokens = 1,
+                          .condition_channels = 9}},
+     .batch = 3},
+};
+
+static void complete(parity_case *shape) {
+    shape->config.norm_eps = 1e-5;
+    shape->config.init_range = 0.2; /* large, so that attention is far from uniform */
+}
+
 const parity_case *parity_case_at(int index) {
     static _Thread_local parity_case one;
     if (index >= (int)(sizeof cases / sizeof *cases)) return NULL;
     one = cases[index];
     one.config.rope_theta = 10000;
-    one.config.norm_eps = 1e-5;
-    one.config.init_range = 0.2; /* large, so that attention is far from uniform */
+    complete(&one);
+    return &one;
+}
+
+const parity_case *parity_video_case_at(int index) {
+    static _Thread_local parity_case one;
+    if (index >= (int)(sizeof video_cases / sizeof *video_cases)) return NULL;
+    one = video_cases[index];
+    one.config.family = MF_STDIT;
+    mf_clip grid = mf_config_grid(&one.config);
+    one.tokens = mf_clip_tokens(&grid);
+    complete(&one);
     return &one;
 }
 
@@ -149,8 +233,9 @@ mf_status parity_lay_out(parity_run *run, parity_case *shape, const char *mesh) 
 }
 
 bool parity_possible(const parity_run *run) {
+    const parity_case *s = run->shape;
     mf_model_options options = {
-        .config = run->shape->config, .batch = run->shape->batch, .tokens = run->shape->tokens};
+        .config = s->config, .batch = s->batch, .tokens = s->tokens, .grid = mf_config_grid(&s->config)};
     return mf_model_check(&options, &run->layout, &run->mesh) == MF_OK;
 }
 
@@ -168,9 +253,35 @@ void parity_check(parity_run *run, bool no_borrow) {
     if (status)
         print_error("%s\n", mf_error_last()->message);
     else
-        print_error("loss error %.2e, norm error %.2e, worst gradient error %.2e (%s)\n", run->loss_error,
+        print_error("loss error %.2e, norm error %.2e, worst error %.2e (%s)\n", run->loss_error,
                     run->norm_error, run->worst, run->worst_name);
     fail();
+}
+
+static void check_mode(parity_run *run, int mode, bool no_borrow) {
+    run->forward_only = mode > MF_RECOMPUTE_BLOCK;
+    run->recompute = run->forward_only ? MF_RECOMPUTE_NONE : (mf_recompute)mode;
+    run->two_calls = mode == MF_RECOMPUTE_ATTENTION;
+    parity_check(run, no_borrow);
+}
+
+static bool is_video(const parity_run *run) { return run->shape->config.family == MF_STDIT; }
+
+static void check_type(const char *mesh, const parity_case *shape, int turn, mf_dtype type) {
+    enum { MODES = PARITY_TURNS / 2 };
+    parity_case own = *shape;
+    parity_run run = {.type = type, .threads = 1};
+    if (parity_lay_out(&run, &own, mesh)) fail_msg("%s: %s", mesh, mf_error_last()->message);
+    if (!parity_possible(&run)) return;
+    for (int i = 0; i < PARITY_TURNS; i++)
+        if ((type == MF_F32 && !MF_TEST_SPARSE) || i == turn) check_mode(&run, i % MODES, i < MODES);
+    if (is_video(&run) || (MF_TEST_SPARSE && type == MF_BF16)) return;
+    run.packed = true;
+    check_mode(&run, (turn + 1) % MODES, turn >= MODES);
+}
+
+void parity_check_modes(const char *mesh, const parity_case *shape, int turn) {
+    for (mf_dtype type = MF_F32; type <= MF_BF16; type++) check_type(mesh, shape, turn, type);
 }
 
 /* One model with its f32 weights filled in, on a mesh or alone. */
@@ -178,6 +289,7 @@ typedef struct member {
     mf_model *model;
     mf_model_state state;
     mf_buffer master, ids, labels;
+    mf_clip_room clips;
     int64_t batch, first; /* sequences of the shape that are this rank's */
 } member;
 
@@ -193,6 +305,7 @@ static mf_status member_create(const parity_run *r, const mf_layout *layout, mf_
                                 .recompute = r->recompute,
                                 .batch = out->batch,
                                 .tokens = r->shape->tokens,
+                                .grid = mf_config_grid(&r->shape->config),
                                 .seed = 11,
                                 .forward_only = r->forward_only,
                                 .packed = r->packed};
@@ -203,6 +316,7 @@ static mf_status member_create(const parity_run *r, const mf_layout *layout, mf_
     MF_TRY(mf_buffer_alloc(memory, MF_OPTIMIZER, bytes, "master", &out->master));
     MF_TRY(mf_buffer_alloc(memory, MF_WORKSPACE, tokens, "ids", &out->ids));
     MF_TRY(mf_buffer_alloc(memory, MF_WORKSPACE, tokens, "labels", &out->labels));
+    MF_TRY(mf_clip_room_open(&out->clips, out->model, memory, device, out->batch));
     MF_TRY(mf_model_init(out->model, out->master.data));
     for (int64_t i = 0; i < out->state.replicated; i++) /* zeros and ones would hide whose they are */
         out->state.replicated_weights[i] += 0.1f * (float)sin((double)i);
@@ -218,25 +332,22 @@ static void member_destroy(member *m, mf_device *device) {
     mf_buffer_free(memory, &m->master);
     mf_buffer_free(memory, &m->ids);
     mf_buffer_free(memory, &m->labels);
+    mf_clip_room_close(&m->clips);
     mf_model_destroy(m->model);
     *m = (member){0};
 }
 
-/* A step of two halves: gradients add up over calls, and the last one completes them. */
-static mf_status member_gradients(const parity_run *r, member *m, double scale, double *loss) {
-    mf_gradient_call call = {
-        .ids = m->ids.data, .labels = m->labels.data, .scale = (float)scale, .last = true};
-    if (!r->two_calls) return mf_model_gradients(m->model, &call, loss);
-    call.scale *= 0.25f;
-    call.last = false;
-    MF_TRY(mf_model_gradients(m->model, &call, loss));
-    call.scale *= 3;
-    call.last = true;
-    return mf_model_gradients(m->model, &call, loss);
+static mf_status place_clips(const parity_run *r, member *m, mf_gradient_call *call) {
+    for (int64_t b = 0; b < m->batch; b++) {
+        mf_clip_draw draw = {.pick = {.seed = 3, .index = m->first + b}, .time = -1};
+        MF_TRY(mf_clip_place(&m->clips, m->model, &draw, b));
+    }
+    mf_clip_fill(&m->clips, m->model, 0, call);
+    call->scale = (float)(1 / ((double)r->shape->batch * mf_loss_terms(mf_model_options_get(m->model))));
+    return MF_OK;
 }
 
-/* *loss: the mean over all ranks of the member's mesh. */
-static mf_status member_run(const parity_run *r, member *m, double *loss) {
+static mf_status place_texts(const parity_run *r, member *m, mf_gradient_call *call) {
     const parity_case *s = r->shape;
     int32_t ids[PARITY_TOKENS], labels[PARITY_TOKENS], documents[PARITY_TOKENS];
     int64_t rows = mf_model_rows(m->model);
@@ -248,15 +359,41 @@ static mf_status member_run(const parity_run *r, member *m, double *loss) {
         mf_model_cut(m->model, ids + at, (int32_t *)m->ids.data + b * rows);
         mf_model_cut(m->model, labels + at, (int32_t *)m->labels.data + b * rows);
     }
-    double scale = parity_scale(s, labels);
+    call->ids = m->ids.data;
+    call->labels = m->labels.data;
+    call->scale = (float)parity_scale(s, labels);
+    return MF_OK;
+}
+
+/* What the member computes on, and the scale of which the loss of all is a mean. */
+static mf_status member_place(const parity_run *r, member *m, mf_gradient_call *call) {
+    *call = (mf_gradient_call){.last = true};
+    return is_video(r) ? place_clips(r, m, call) : place_texts(r, m, call);
+}
+
+/* A step of two halves: gradients add up over calls, and the last one completes them. */
+static mf_status member_gradients(const parity_run *r, member *m, mf_gradient_call call, double *loss) {
+    if (!r->two_calls) return mf_model_gradients(m->model, &call, loss);
+    call.scale *= 0.25f;
+    call.last = false;
+    MF_TRY(mf_model_gradients(m->model, &call, loss));
+    call.scale *= 3;
+    call.last = true;
+    return mf_model_gradients(m->model, &call, loss);
+}
+
+/* *loss: the mean over all ranks of the member's mesh. */
+static mf_status member_run(const parity_run *r, member *m, double *loss) {
+    mf_gradient_call call;
+    MF_TRY(member_place(r, m, &call));
     MF_TRY(mf_barrier(mf_model_world(m->model)));
     if (r->forward_only)
-        MF_TRY(mf_model_loss(m->model, m->ids.data, m->labels.data, loss));
+        MF_TRY(mf_model_loss(m->model, &call, loss));
     else
-        MF_TRY(member_gradients(r, m, scale, loss));
+        MF_TRY(member_gradients(r, m, call, loss));
     MF_TRY(mf_barrier(mf_model_world(m->model)));
     MF_TRY(mf_allreduce_f64(mf_model_world(m->model), loss, 1));
-    *loss *= scale;
+    *loss *= (double)call.scale;
     return MF_OK;
 }
 
@@ -314,6 +451,39 @@ fail:
     return status;
 }
 
+/* [batch, tokens, values] of the member's clips; owned by the caller (mf_host_free). */
+static mf_status member_velocity(const parity_run *r, member *m, float **out) {
+    mf_gradient_call call;
+    int64_t values = m->batch * r->shape->tokens * mf_config_values(&r->shape->config);
+    MF_TRY(member_place(r, m, &call));
+    MF_TRY(mf_host_alloc((size_t)values, sizeof **out, out));
+    return mf_model_velocity(m->model, &call, *out);
+}
+
+/* Every rank's velocities of its clips. */
+static mf_status compare_velocity(parity_run *r, mf_world *world, member *cut, member *whole) {
+    mf_status status = MF_OK;
+    int64_t clip = r->shape->tokens * mf_config_values(&r->shape->config);
+    float *got = NULL, *expected = NULL;
+    double sums[2] = {0};
+    MF_GO(member_velocity(r, cut, &got));
+    MF_GO(member_velocity(r, whole, &expected));
+    for (int64_t i = 0; i < cut->batch * clip; i++) {
+        double x = got[i], y = expected[cut->first * clip + i];
+        sums[0] += (x - y) * (x - y);
+        sums[1] += y * y;
+    }
+    MF_GO(mf_allreduce_f64(mf_model_world(cut->model), sums, 2));
+    if (mf_world_rank(world) == 0) {
+        r->worst = sqrt(sums[0] / sums[1]);
+        snprintf(r->worst_name, sizeof r->worst_name, "velocities");
+    }
+fail:
+    mf_host_free(got);
+    mf_host_free(expected);
+    return status;
+}
+
 static mf_status both(parity_run *r, mf_world *world, mf_mesh *mesh, mf_device *device, member *cut,
                       member *whole) {
     double loss = 0, alone = 0;
@@ -330,6 +500,7 @@ static mf_status both(parity_run *r, mf_world *world, mf_mesh *mesh, mf_device *
         r->worst_name[0] = '\0';
     }
     if (!r->forward_only) MF_TRY(compare(r, world, cut, whole));
+    if (r->forward_only && is_video(r)) MF_TRY(compare_velocity(r, world, cut, whole));
     return mf_barrier(mesh->world);
 }
 

@@ -13,6 +13,8 @@ typedef struct parity_case {
 enum { PARITY_TOKENS = 4200 }; /* of all sequences of a case, at most */
 /* Shapes that divide by nothing. NULL past the end. */
 const parity_case *parity_case_at(int index);
+/* The same of models of videos. */
+const parity_case *parity_video_case_at(int index);
 
 typedef struct parity_run {
     const parity_case *shape;
@@ -27,7 +29,7 @@ typedef struct parity_run {
     bool packed;       /* with documents of random lengths */
     int models;        /* that follow each other on one mesh; 0: one */
     /* filled on rank 0 */
-    double loss, loss_error, worst; /* relative */
+    double loss, loss_error, worst; /* relative; forward only: worst is of velocities, of videos */
     double norm_error;              /* of the gradient norm that the optimizer sees */
     char worst_name[80];
 } parity_run;
@@ -48,6 +50,12 @@ mf_status parity_body(mf_world *world, void *argument);
 
 /* Runs it on the local engine and fails the test beyond the tolerance. */
 void parity_check(parity_run *run, bool no_borrow);
+
+/* One mesh and shape: all modes, borrowed and sent, in f32, one of them in bf16; where time is short, one in
+ * both. Of documents another one; where time is short, in f32 alone. Which one `turn` says. Passes over a
+ * shape that is not possible. */
+enum { PARITY_TURNS = 2 * (MF_RECOMPUTE_BLOCK + 2) };
+void parity_check_modes(const char *mesh, const parity_case *shape, int turn);
 
 /* Token ids and labels of a case, some labels masked: [batch, tokens]. */
 void parity_tokens(const parity_case *shape, int32_t *ids, int32_t *labels);

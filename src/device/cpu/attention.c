@@ -52,6 +52,10 @@ static void cut(attention_runs *runs, int chunk, int64_t rows, int64_t position,
     }
 }
 
+static void place_all(attention_runs *runs, int64_t position) {
+    for (int64_t i = 0; i < runs->count; i++) runs->run[i].position = position;
+}
+
 static int64_t count_query_runs(const mf_attention_args *args) {
     int64_t count = 0;
     for (int i = 0; i < args->query_chunks; i++) count += mf_ceil_div(args->queries[i].rows, QUERY_TILE);
@@ -64,6 +68,7 @@ static mf_status cut_queries(const mf_attention_args *args, attention_runs *runs
         const mf_query_chunk *c = &args->queries[i];
         cut(runs, i, c->rows, c->position, c->first_row, QUERY_TILE);
     }
+    if (args->all_keys) place_all(runs, KEY_TILE);
     return MF_OK;
 }
 
@@ -73,13 +78,15 @@ static mf_status cut_keys(const mf_attention_args *args, attention_runs *runs) {
     MF_TRY(reserve_runs(runs, count));
     for (int i = 0; i < args->key_chunks; i++)
         cut(runs, i, args->keys[i].rows, args->keys[i].position, 0, KEY_TILE);
+    if (args->all_keys) place_all(runs, 0);
     return MF_OK;
 }
 
 static int later_first(const void *left, const void *right) {
     const attention_run *a = left, *b = right;
     if (a->position != b->position) return a->position < b->position ? 1 : -1;
-    return a->chunk - b->chunk;
+    if (a->chunk != b->chunk) return a->chunk - b->chunk;
+    return a->row < b->row ? -1 : 1;
 }
 
 void mf_cpu_attention_heads(const mf_attention_args *args, int64_t kv_head, int64_t *first, int64_t *end) {

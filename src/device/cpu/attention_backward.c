@@ -88,7 +88,8 @@ static void load_queries(const attention_job *job, attention_lane *lane, const a
     mf_cpu_attention_pack_queries(job, tile, a->q, a->q_ld, attention_at(lane, job->layout.q));
     mf_cpu_attention_pack_queries(job, tile, a->d_o, a->do_ld, attention_at(lane, job->layout.d_o));
     for (int64_t r = 0; r < tile->heads * rows; r++) {
-        int64_t token = tile->batch * a->tokens + tile->run->row + r % rows, head = tile->head + r / rows;
+        int64_t token = attention_row(a, tile->batch, tile->run->row + r % rows),
+                head = tile->head + r / rows;
         lse[r] = a->lse[token * a->lse_ld + head] * MF_CPU_LOG2E;
         delta[r] = a->delta[token * a->heads + head];
     }
@@ -99,7 +100,8 @@ static void add_dq(const attention_job *job, attention_lane *lane, const attenti
     const float *dq = attention_at(lane, job->layout.dq);
     int64_t d = a->head_dim, rows = tile->run->rows;
     for (int64_t r = 0; r < tile->heads * rows; r++) {
-        int64_t token = tile->batch * a->tokens + tile->run->row + r % rows, head = tile->head + r / rows;
+        int64_t token = attention_row(a, tile->batch, tile->run->row + r % rows),
+                head = tile->head + r / rows;
         mf_cpu_row_add(a->dq + token * a->dq_ld + head * d, dq + r * d, d);
     }
 }
@@ -135,14 +137,16 @@ static void begin_column(const backward_wave *wave, attention_lane *lane, backwa
     const mf_attention_args *a = job->args;
     const mf_key_chunk *chunk = &a->keys[wave->keys->chunk];
     int64_t d = a->head_dim, rows = wave->keys->rows, padded = attention_pad(rows);
-    int64_t first = column->batch * chunk->batch_ld + wave->keys->row * chunk->ld + column->kv_head * d;
+    int64_t ld = chunk->ld * attention_stride(a);
+    int64_t first =
+        attention_key(a, chunk->ld, chunk->batch_ld, column->batch, wave->keys->row) + column->kv_head * d;
     size_t offset = (size_t)first * mf_dtype_bytes(a->type);
     column->grads = attention_at(lane, job->layout.grads[wave->pending >= 0]);
     memset(column->grads, 0, (size_t)(2 * padded * d) * sizeof *column->grads);
     mf_cpu_attention_pack(attention_at(lane, job->layout.k), job->product, (const char *)chunk->k + offset,
-                          a->type, chunk->ld, rows, d, padded);
+                          a->type, ld, rows, d, padded);
     mf_cpu_attention_pack(attention_at(lane, job->layout.v), job->product, (const char *)chunk->v + offset,
-                          a->type, chunk->ld, rows, d, padded);
+                          a->type, ld, rows, d, padded);
 }
 
 static backward_column column_of(const backward_wave *wave, int64_t number) {
@@ -160,8 +164,9 @@ static void add_grads(const backward_wave *wave, const backward_column *column, 
     const mf_key_chunk *chunk = &a->keys[wave->keys->chunk];
     int64_t d = a->head_dim, rows = wave->keys->rows, padded = attention_pad(rows);
     for (int64_t j = 0; j < rows; j++) {
-        int64_t at = column->batch * chunk->grad_batch_ld + (wave->keys->row + j) * chunk->grad_ld +
-                     column->kv_head * d;
+        int64_t at =
+            attention_key(a, chunk->grad_ld, chunk->grad_batch_ld, column->batch, wave->keys->row + j) +
+            column->kv_head * d;
         mf_cpu_row_add(chunk->dk + at, grads + j * d, d);
         mf_cpu_row_add(chunk->dv + at, grads + (padded + j) * d, d);
     }

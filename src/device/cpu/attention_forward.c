@@ -71,13 +71,13 @@ static mf_status meet_keys(const attention_job *job, attention_lane *lane, const
     const mf_key_chunk *chunk = &a->keys[whole->chunk];
     attention_run keys = attention_seen(a, tile->batch, tile->run, whole);
     if (keys.rows == 0) return MF_OK;
-    int64_t d = a->head_dim, n = attention_pad(keys.rows);
-    int64_t first = tile->batch * chunk->batch_ld + keys.row * chunk->ld + tile->kv_head * d;
+    int64_t d = a->head_dim, n = attention_pad(keys.rows), ld = chunk->ld * attention_stride(a);
+    int64_t first = attention_key(a, chunk->ld, chunk->batch_ld, tile->batch, keys.row) + tile->kv_head * d;
     size_t offset = (size_t)first * mf_dtype_bytes(a->type);
     mf_cpu_attention_pack(attention_at(lane, job->layout.k), job->product, (const char *)chunk->k + offset,
-                          a->type, chunk->ld, keys.rows, d, n);
+                          a->type, ld, keys.rows, d, n);
     mf_cpu_attention_pack(attention_at(lane, job->layout.v), job->product, (const char *)chunk->v + offset,
-                          a->type, chunk->ld, keys.rows, d, n);
+                          a->type, ld, keys.rows, d, n);
     for (int i = 0; i < unit->count; i++)
         MF_TRY(forward_tile(job, lane, &unit->tiles[i], i * unit->stride, &keys, n));
     return MF_OK;
@@ -148,7 +148,8 @@ static void end_tile(const attention_job *job, attention_lane *lane, const atten
     const float *top = (float *)attention_at(lane, job->layout.row_a) + at;
     const float *sum = (float *)attention_at(lane, job->layout.row_b) + at;
     for (int64_t r = 0; r < tile->heads * rows; r++) {
-        int64_t token = tile->batch * a->tokens + tile->run->row + r % rows, head = tile->head + r / rows;
+        int64_t token = attention_row(a, tile->batch, tile->run->row + r % rows),
+                head = tile->head + r / rows;
         end_row(a, o + r * d, top[r], sum[r], token * a->o_ld + head * d, &a->lse[token * a->lse_ld + head]);
     }
 }

@@ -187,13 +187,13 @@ void mf_cpu_attention_pack_queries(const attention_job *job, const attention_til
                                    int64_t ld, void *out) {
     const mf_attention_args *a = job->args;
     int64_t rows = tile->run->rows, d = a->head_dim, total = tile->heads * rows;
-    int64_t first = (tile->batch * a->tokens + tile->run->row) * ld;
+    int64_t first = attention_row(a, tile->batch, tile->run->row) * ld;
     char *to = out;
     for (int64_t h = 0; h < tile->heads; h++) {
         int64_t padded = h + 1 < tile->heads ? rows : rows + attention_pad(total) - total;
         const char *from =
             (const char *)in + (size_t)(first + (tile->head + h) * d) * mf_dtype_bytes(a->type);
-        mf_cpu_attention_pack(to, job->product, from, a->type, ld, rows, d, padded);
+        mf_cpu_attention_pack(to, job->product, from, a->type, ld * attention_stride(a), rows, d, padded);
         to += (size_t)(rows * d) * mf_dtype_bytes(job->product);
     }
 }

@@ -142,9 +142,9 @@ static void meet_block(const mf_attention_args *a, const lane *l, const char *k,
 /* Rows first .. end - 1 of what the query sees of a chunk. */
 static void meet_chunk(const mf_attention_args *a, const lane *l, const mf_key_chunk *chunk, int64_t batch,
                        int64_t first, int64_t end) {
-    int64_t size = (int64_t)mf_dtype_bytes(a->type), step = chunk->ld * size;
+    int64_t size = (int64_t)mf_dtype_bytes(a->type), step = chunk->ld * attention_stride(a) * size;
     for (; first < end; first += BLOCK) {
-        int64_t at = batch * chunk->batch_ld * size + first * step;
+        int64_t at = attention_key(a, chunk->ld, chunk->batch_ld, batch, first) * size;
         meet_block(a, l, (const char *)chunk->k + at, (const char *)chunk->v + at, mf_min(BLOCK, end - first),
                    step);
     }
@@ -153,7 +153,7 @@ static void meet_chunk(const mf_attention_args *a, const lane *l, const mf_key_c
 /* What the query sees of a chunk: rows *first .. *end - 1. */
 static void seen(const mf_attention_args *a, const mf_key_chunk *chunk, int64_t *first, int64_t *end) {
     int64_t position = a->queries[0].position;
-    *end = mf_max(0, mf_min(chunk->rows, position + 1 - chunk->position));
+    *end = a->all_keys ? chunk->rows : mf_max(0, mf_min(chunk->rows, position + 1 - chunk->position));
     *first = a->window ? mf_max(0, mf_min(*end, position + 1 - a->window - chunk->position)) : 0;
 }
 

@@ -25,7 +25,8 @@ typedef struct attention_product {
     dnnl_memory_t a, b, c, scratch;
 } attention_product;
 
-/* A run of consecutive tokens of one chunk, a tile's rows at most. */
+/* A run of consecutive tokens of one chunk, a tile's rows at most. Where every query sees every key, each
+ * run of keys is at position 0 and each of queries behind it. */
 typedef struct attention_run {
     int64_t rows, position, row; /* row: of the sequence (queries) or of the chunk (keys) */
     int chunk;
@@ -107,6 +108,21 @@ void mf_cpu_attention_heads(const mf_attention_args *args, int64_t kv_head, int6
 
 mf_status mf_cpu_attention_lane_open(attention_lane *lane, dnnl_engine_t engine);
 void mf_cpu_attention_lane_close(attention_lane *lane);
+
+/* How many rows apart a sequence's tokens are. */
+static inline int64_t attention_stride(const mf_attention_args *args) { return mf_max(1, args->interleave); }
+/* The row of q, o, lse, ... that a sequence's token is. */
+static inline int64_t attention_row(const mf_attention_args *args, int64_t batch, int64_t token) {
+    int64_t stride = attention_stride(args);
+    return (batch / stride * args->tokens + token) * stride + batch % stride;
+}
+/* Elements from a chunk's first token to a sequence's token. */
+static inline int64_t attention_key(const mf_attention_args *args, int64_t ld, int64_t batch_ld,
+                                    int64_t batch, int64_t token) {
+    int64_t stride = attention_stride(args);
+    return batch / stride * batch_ld + (token * stride + batch % stride) * ld;
+}
+
 /* The position of the first key that a row of a run of queries may see; it never falls from row to row. */
 static inline int64_t attention_first_key(const mf_attention_args *args, int64_t batch,
                                           const attention_run *queries, int64_t row) {

@@ -56,6 +56,7 @@ mf_status mf_cpu_reserve_thin(mf_device *device, const mf_gemm_args *args);
 mf_status mf_cpu_reserve_attention(mf_device *device, const mf_attention_args *args, bool backward);
 mf_status mf_cpu_reserve_rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args);
 mf_status mf_cpu_reserve_headnorm_backward(mf_device *device, const mf_headnorm_args *args);
+mf_status mf_cpu_reserve_modulate_backward(mf_device *device, const mf_modulate_args *args);
 mf_status mf_cpu_reserve_attention_merge(mf_device *device, const mf_attention_merge_args *args);
 
 static inline mf_cpu *mf_cpu_of(mf_device *device) { return device->state; }
@@ -74,10 +75,16 @@ mf_status mf_cpu_headnorm_forward(mf_device *device, const mf_headnorm_args *arg
 mf_status mf_cpu_headnorm_backward(mf_device *device, const mf_headnorm_args *args);
 mf_status mf_cpu_bias_forward(mf_device *device, const mf_bias_args *args);
 mf_status mf_cpu_bias_backward(mf_device *device, const mf_bias_args *args);
-mf_status mf_cpu_swiglu_forward(mf_device *device, const mf_swiglu_args *args);
-mf_status mf_cpu_swiglu_backward(mf_device *device, const mf_swiglu_args *args);
+mf_status mf_cpu_modulate_forward(mf_device *device, const mf_modulate_args *args);
+mf_status mf_cpu_modulate_backward(mf_device *device, const mf_modulate_args *args);
+mf_status mf_cpu_gate_scale(mf_device *device, const mf_gate_args *args);
+mf_status mf_cpu_gate_add(mf_device *device, const mf_gate_args *args);
+mf_status mf_cpu_gate_grads(mf_device *device, const mf_gate_grads_args *args);
+mf_status mf_cpu_activation_forward(mf_device *device, const mf_activation_args *args);
+mf_status mf_cpu_activation_backward(mf_device *device, const mf_activation_args *args);
 mf_status mf_cpu_embed_forward(mf_device *device, const mf_embed_args *args);
 mf_status mf_cpu_embed_backward(mf_device *device, const mf_embed_args *args);
+mf_status mf_cpu_grid_embed(mf_device *device, const mf_grid_embed_args *args);
 mf_status mf_cpu_xent_begin(mf_device *device, const mf_xent_args *args);
 mf_status mf_cpu_xent_update(mf_device *device, const mf_xent_args *args);
 mf_status mf_cpu_xent_merge(mf_device *device, const mf_xent_args *args, int parts, const float *states);
@@ -85,6 +92,7 @@ mf_status mf_cpu_xent_grad(mf_device *device, const mf_xent_args *args);
 mf_status mf_cpu_xent_loss(mf_device *device, const mf_xent_args *args, double *loss);
 mf_status mf_cpu_adamw(mf_device *device, const mf_adamw_args *args);
 mf_status mf_cpu_sum_squares(mf_device *device, int64_t n, const float *x, double *sum);
+mf_status mf_cpu_squared_error(mf_device *device, const mf_squared_error_args *args, double *loss);
 mf_status mf_cpu_cast(mf_device *device, const mf_cast_args *args);
 mf_status mf_cpu_add(mf_device *device, int64_t n, mf_dtype type, const void *residual, const float *delta,
                      void *out);

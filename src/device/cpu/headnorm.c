@@ -2,6 +2,7 @@
  * sqrt(mean(x^2)
  * + eps). */
 #include "device/cpu/cpu.h"
+#include "device/cpu/element.h"
 
 #include <math.h>
 
@@ -9,23 +10,11 @@
  * whatever the threads. */
 enum { ROWS = 64 };
 
-/* Elements in either type; inlined with a type that is known, so that loops over them become vector code. */
-static inline float value(const void *data, mf_dtype type, int64_t i) {
-    return type == MF_F32 ? ((const float *)data)[i] : mf_f32_from_bf16(((const uint16_t *)data)[i]);
-}
-
-static inline void store(void *data, mf_dtype type, int64_t i, float x) {
-    if (type == MF_F32)
-        ((float *)data)[i] = x;
-    else
-        ((uint16_t *)data)[i] = mf_bf16_from_f32(x);
-}
-
 static inline float inverse_rms(const mf_headnorm_args *a, mf_dtype type, int64_t at) {
     const void *x = a->x;
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = at; i < at + a->head_dim; i++) sum += value(x, type, i) * value(x, type, i);
+    for (int64_t i = at; i < at + a->head_dim; i++) sum += mf_element(x, type, i) * mf_element(x, type, i);
     return 1.0f / sqrtf(sum / (float)a->head_dim + a->eps);
 }
 
@@ -34,7 +23,8 @@ static inline void head_forward(const mf_headnorm_args *a, mf_dtype type, int64_
     void *x = a->x;
     float r = inverse_rms(a, type, at);
 #pragma omp simd
-    for (int64_t i = 0; i < a->head_dim; i++) store(x, type, at + i, value(x, type, at + i) * r * w[i]);
+    for (int64_t i = 0; i < a->head_dim; i++)
+        mf_element_store(x, type, at + i, mf_element(x, type, at + i) * r * w[i]);
 }
 
 mf_status mf_cpu_headnorm_forward(mf_device *device, const mf_headnorm_args *a) {
@@ -58,14 +48,15 @@ static inline void head_backward(const mf_headnorm_args *a, mf_dtype type, int64
     float r = inverse_rms(a, type, at), dot = 0;
 #pragma omp simd reduction(+ : dot)
     for (int64_t i = 0; i < a->head_dim; i++) {
-        float product = value(d, type, d_at + i) * value(x, type, at + i);
+        float product = mf_element(d, type, d_at + i) * mf_element(x, type, at + i);
         dot += w[i] * product;
         dw[i] += product * r;
     }
     float c = dot * r * r * r / (float)a->head_dim;
 #pragma omp simd
     for (int64_t i = 0; i < a->head_dim; i++)
-        store(d, type, d_at + i, r * w[i] * value(d, type, d_at + i) - c * value(x, type, at + i));
+        mf_element_store(d, type, d_at + i,
+                         r * w[i] * mf_element(d, type, d_at + i) - c * mf_element(x, type, at + i));
 }
 
 static int64_t blocks_of(const mf_headnorm_args *a) { return mf_ceil_div(a->rows, ROWS); }

@@ -1,4 +1,4 @@
-/* vector.c: operations on runs of values: AdamW, sums, casts, copies. */
+/* vector.c: operations on runs of values: AdamW, sums, errors, casts, copies. */
 #include "device/cpu/cpu.h"
 
 #include <math.h>
@@ -35,8 +35,28 @@ mf_status mf_cpu_adamw(mf_device *device, const mf_adamw_args *a) {
     return MF_OK;
 }
 
-/* Four streams from memory are faster than one. Not inlined: gcc 12 would leave it scalar. */
-__attribute__((noinline)) static double block_squares(const float *x, int64_t n) {
+/* A sum over elements begin .. begin + n - 1 of `of`. Called by its address: inlined into the parallel loop,
+ * gcc 12 would leave it scalar. */
+typedef double block_sum(const void *of, int64_t begin, int64_t n);
+
+/* Blocks are summed by themselves and then in order, so that the threads change nothing. */
+static double sum_blocks(const mf_device *device, int64_t n, block_sum *sum, const void *of) {
+    enum { AT_ONCE = 256 };
+    double total = 0;
+    for (int64_t base = 0; base < n; base += (int64_t)AT_ONCE * BLOCK) {
+        double part[AT_ONCE];
+        int64_t blocks = mf_min(mf_ceil_div(n - base, BLOCK), AT_ONCE);
+#pragma omp parallel for num_threads(device->threads)
+        for (int64_t b = 0; b < blocks; b++)
+            part[b] = sum(of, base + b * BLOCK, mf_min(n - base - b * BLOCK, BLOCK));
+        for (int64_t b = 0; b < blocks; b++) total += part[b];
+    }
+    return total;
+}
+
+/* Four streams from memory are faster than one. */
+static double sum_of_squares(const void *of, int64_t begin, int64_t n) {
+    const float *x = (const float *)of + begin;
     double a = 0, b = 0, c = 0, d = 0;
     int64_t quarter = n / 4;
 #pragma omp simd reduction(+ : a, b, c, d)
@@ -51,17 +71,28 @@ __attribute__((noinline)) static double block_squares(const float *x, int64_t n)
 }
 
 mf_status mf_cpu_sum_squares(mf_device *device, int64_t n, const float *x, double *sum) {
-    enum { AT_ONCE = 256 };
-    double total = 0;
-    for (int64_t base = 0; base < n; base += (int64_t)AT_ONCE * BLOCK) {
-        double part[AT_ONCE];
-        int64_t blocks = mf_min(mf_ceil_div(n - base, BLOCK), AT_ONCE);
-#pragma omp parallel for num_threads(device->threads)
-        for (int64_t b = 0; b < blocks; b++)
-            part[b] = block_squares(x + base + b * BLOCK, mf_min(n - base - b * BLOCK, BLOCK));
-        for (int64_t b = 0; b < blocks; b++) total += part[b];
+    *sum = sum_blocks(device, n, sum_of_squares, x);
+    return MF_OK;
+}
+
+static double sum_of_errors(const void *of, int64_t begin, int64_t n) {
+    const mf_squared_error_args *a = of;
+    const float *pred = a->pred + begin, *target = a->target + begin;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) {
+        double error = (double)pred[i] - (double)target[i];
+        sum += error * error;
     }
-    *sum = total;
+    if (!a->d_pred) return sum;
+    float *d_pred = a->d_pred + begin, twice = 2.0f * a->scale;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) d_pred[i] = twice * (pred[i] - target[i]);
+    return sum;
+}
+
+mf_status mf_cpu_squared_error(mf_device *device, const mf_squared_error_args *a, double *loss) {
+    *loss = sum_blocks(device, a->n, sum_of_errors, a);
     return MF_OK;
 }
 

@@ -94,15 +94,44 @@ static mf_status bias_backward(mf_device *device, const mf_bias_args *args) {
     return touch(MF_DO_BIAS_BACKWARD, args->type, elements(args->rows, args->width) * bytes_of(args->type));
 }
 
-static mf_status swiglu_forward(mf_device *device, const mf_swiglu_args *args) {
+static mf_status modulate_forward(mf_device *device, const mf_modulate_args *args) {
     (void)device;
-    return touch(MF_DO_SWIGLU_FORWARD, args->type, 3 * elements(args->n, args->width) * bytes_of(args->type));
+    return touch(MF_DO_MODULATE_FORWARD, args->type, 2 * elements(args->n, args->h) * bytes_of(args->type));
 }
 
-static mf_status swiglu_backward(mf_device *device, const mf_swiglu_args *args) {
+static mf_status modulate_backward(mf_device *device, const mf_modulate_args *args) {
+    MF_TRY(mf_cpu_reserve_modulate_backward(device, args));
+    return touch(MF_DO_MODULATE_BACKWARD, args->type,
+                 elements(args->n, args->h) * (bytes_of(args->type) + 4 + 8));
+}
+
+static mf_status gate_scale(mf_device *device, const mf_gate_args *args) {
     (void)device;
-    return touch(MF_DO_SWIGLU_BACKWARD, args->type,
-                 6 * elements(args->n, args->width) * bytes_of(args->type));
+    return touch(MF_DO_GATE_SCALE, args->type, 2 * elements(args->n, args->h) * bytes_of(args->type));
+}
+
+static mf_status gate_add(mf_device *device, const mf_gate_args *args) {
+    (void)device;
+    return touch(MF_DO_GATE_ADD, args->type, elements(args->n, args->h) * (2 * bytes_of(args->type) + 4));
+}
+
+static mf_status gate_grads(mf_device *device, const mf_gate_grads_args *args) {
+    (void)device;
+    return touch(MF_DO_GATE_GRADS, args->type,
+                 elements(args->rows, args->cols) * (4 + bytes_of(args->type) + 8));
+}
+
+/* Forward: gate, up and out; backward d_out, d_gate and d_up too. */
+static mf_status activation_forward(mf_device *device, const mf_activation_args *args) {
+    (void)device;
+    return touch(MF_DO_ACTIVATION_FORWARD, args->type,
+                 (args->up ? 3 : 2) * elements(args->n, args->width) * bytes_of(args->type));
+}
+
+static mf_status activation_backward(mf_device *device, const mf_activation_args *args) {
+    (void)device;
+    return touch(MF_DO_ACTIVATION_BACKWARD, args->type,
+                 (args->up ? 6 : 4) * elements(args->n, args->width) * bytes_of(args->type));
 }
 
 static mf_status embed_forward(mf_device *device, const mf_embed_args *args) {
@@ -114,6 +143,11 @@ static mf_status embed_backward(mf_device *device, const mf_embed_args *args) {
     (void)device;
     return touch(MF_DO_EMBED_BACKWARD, args->d_out_type,
                  elements(args->n, args->h) * (bytes_of(args->d_out_type) + 8));
+}
+
+static mf_status grid_embed(mf_device *device, const mf_grid_embed_args *args) {
+    (void)device;
+    return touch(MF_DO_GRID_EMBED, args->type, elements(args->n, args->h) * (4 + bytes_of(args->type)));
 }
 
 static mf_status xent_begin(mf_device *device, const mf_xent_args *args) {
@@ -152,6 +186,12 @@ static mf_status sum_squares(mf_device *device, int64_t n, const float *x, doubl
     (void)device, (void)x;
     *sum = 0;
     return touch(MF_DO_SUM_SQUARES, MF_F32, 4 * (double)n);
+}
+
+static mf_status squared_error(mf_device *device, const mf_squared_error_args *args, double *loss) {
+    (void)device;
+    *loss = 0;
+    return touch(MF_DO_SQUARED_ERROR, MF_F32, (args->d_pred ? 12 : 8) * (double)args->n);
 }
 
 static mf_status cast(mf_device *device, const mf_cast_args *args) {
@@ -210,10 +250,16 @@ const mf_device_ops mf_device_dry = {
     .headnorm_backward = headnorm_backward,
     .bias_forward = bias_forward,
     .bias_backward = bias_backward,
-    .swiglu_forward = swiglu_forward,
-    .swiglu_backward = swiglu_backward,
+    .modulate_forward = modulate_forward,
+    .modulate_backward = modulate_backward,
+    .gate_scale = gate_scale,
+    .gate_add = gate_add,
+    .gate_grads = gate_grads,
+    .activation_forward = activation_forward,
+    .activation_backward = activation_backward,
     .embed_forward = embed_forward,
     .embed_backward = embed_backward,
+    .grid_embed = grid_embed,
     .xent_begin = xent_begin,
     .xent_update = xent_update,
     .xent_merge = xent_merge,
@@ -221,6 +267,7 @@ const mf_device_ops mf_device_dry = {
     .xent_loss = xent_loss,
     .adamw = adamw,
     .sum_squares = sum_squares,
+    .squared_error = squared_error,
     .cast = cast,
     .add = add,
     .accumulate = accumulate,
