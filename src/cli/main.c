@@ -10,7 +10,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"train", "train a model on one or many ranks", mf_command_train},
-    {"generate", "go on with a text, at any context and layout", mf_command_generate},
+    {"generate", "go on with a text, or make clips of video, on any layout", mf_command_generate},
     {"eval", "loss and perplexity of a model on a text", mf_command_eval},
     {"tokenize", "turn text into token ids, and show what they are", mf_command_tokenize},
     {"shapes", "draw videos of moving shapes, to learn on", mf_command_shapes},

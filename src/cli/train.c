@@ -120,7 +120,8 @@ static void describe(command *c) {
     c->flags = (mf_flags){
         .command = "meshfold train",
         .usage = "--model PRESET|PATH --data PATH... | --resume DIR [flags]",
-        .about = "trains a transformer on text, its weights and sequences cut over ranks as --mesh says",
+        .about =
+            "trains a transformer on text or videos, its weights and sequences cut over ranks as --mesh says",
         .groups = c->table.group,
         .group_count = c->table.groups,
         .inherit = mf_resume_inherit,
@@ -134,14 +135,16 @@ static void describe(command *c) {
 static void help(command *c) {
     mf_flags_help(&c->flags, stdout);
     mf_print_presets();
-    printf("\nExamples\n"
-           "  meshfold train --model demo --data book.txt --mesh tsp=2 --out runs/demo\n"
-           "  meshfold train --init runs/demo/model --data book.txt --mesh tsp=2 --out runs/more\n"
-           "  meshfold train --config runs/demo/resolved.json --out runs/again\n"
-           "  meshfold train --model demo --data book.txt --mesh dp=2,tp=2 --reduction scatter\n"
-           "  mpiexec -n 4 meshfold train --model demo --data book.txt --mesh tsp=4 --out runs/demo4\n"
-           "  meshfold train --model demo --data book.txt --out runs/long --save-every 100\n"
-           "  meshfold train --resume runs/long --mesh tsp=2 --steps 400\n");
+    printf(
+        "\nExamples\n"
+        "  meshfold train --model demo --data book.txt --mesh tsp=2 --out runs/demo\n"
+        "  meshfold train --init runs/demo/model --data book.txt --mesh tsp=2 --out runs/more\n"
+        "  meshfold train --config runs/demo/resolved.json --out runs/again\n"
+        "  meshfold train --model demo --data book.txt --mesh dp=2,tp=2 --reduction scatter\n"
+        "  mpiexec -n 4 meshfold train --model demo --data book.txt --mesh tsp=4 --out runs/demo4\n"
+        "  meshfold train --model stdit-shapes --data shapes.npy --mesh dsp=2 --batch 8 --out runs/shapes\n"
+        "  meshfold train --model demo --data book.txt --out runs/long --save-every 100\n"
+        "  meshfold train --resume runs/long --mesh tsp=2 --steps 400\n");
 }
 
 /* Defaults that depend on other settings; they are written to resolved.json like the rest. */
