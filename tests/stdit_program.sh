@@ -65,6 +65,8 @@ run=("${small[@]}" --data shapes.npy --batch 2 --eval-every 2)
 ends 0 '^wrote whole ' train "${run[@]}" --steps 4 --mesh dsp=2 --out whole
 ends 0 '^saved run/checkpoints/step-000002: ' train "${run[@]}" --steps 4 --mesh dsp=2 --out run --save-every 2
 cmp -s <(losses whole) <(losses run) || complain 'saving changes losses'
+ends 0 '^wrote settings ' train --config whole/resolved.json --out settings
+cmp -s whole/model/model.safetensors settings/model/model.safetensors || complain 'resolved.json gives another model'
 rm -rf run/checkpoints/step-000004
 cp -r run again
 ends 0 '^resumed +from again/checkpoints/step-000002, after step 2$' train --resume again

@@ -216,6 +216,7 @@ static mf_status resolve(command *c) {
     MF_TRY(mf_flags_resolved(&c->flags, &c->resolved));
     if (c->resume.folder) MF_TRY(mf_resume_check(&c->resume, &c->flags, c->resolved));
     json_object_del(c->resolved, "resume");
+    if (c->options.model.config.family == MF_STDIT) json_object_del(c->resolved, "seq"); /* it is of texts */
     return MF_OK;
 }
 
