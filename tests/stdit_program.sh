@@ -93,6 +93,8 @@ refuses '--seq: is of texts; a clip has --frames and --grid$' train --resume run
 # More ranks than frames, and than places of a frame.
 ends 0 '^4 of 4 layouts agree with single' verify "${small[@]}" --frames 2 --grid 1x3 --mesh single dsp=5 \
     dsp=5,stream=ring sp=4,exchange=ring tsp=4
+# scatter is for the mesh that has a use for it.
+ends 0 '^2 of 2 layouts agree with single' verify "${small[@]}" --reduction scatter --mesh single tp=2 tp=2,dsp=2
 ends 0 '^  dsp=2 .* equal ' bench "${small[@]}" --mesh single dsp=2 --frames 2,3 --grid 2x3 --steps 1 --rounds 1
 ends 0 '^half: 25 tensors' convert --from run/model --out half --dtype bf16
 ends 0 '^wrote from-half ' train "${run[@]}" --init half --steps 1 --mesh dsp=2,stream=ring --out from-half
@@ -119,6 +121,8 @@ refuses '--mesh dsp=2,exchange=ring: exchange=ring can.t be on dsp' verify "${sm
 refuses '--mesh dsp=2,sp=2: dsp cuts all tokens by itself' verify "${small[@]}" --mesh single dsp=2,sp=2
 refuses '--mesh tp=2,dsp=2,reduction=scatter: reduction=scatter ' verify "${small[@]}" --mesh single \
     tp=2,dsp=2,reduction=scatter
+refuses '--mesh dsp=2,mlp-stream=ring: attention-stream and mlp-stream are both resident or both not$' verify \
+    "${small[@]}" --mesh single dsp=2,mlp-stream=ring
 config odd.json '"num_hidden_layers": 2' '"num_hidden_layers": 3'
 refuses '--model: odd.json: num_hidden_layers is 3; it must be even' train --model odd.json --data shapes.npy
 config huge.json '"sample_frames": 3' '"sample_frames": 1048576' '"sample_width": 20' '"sample_width": 1048576'

@@ -183,6 +183,7 @@ static bool apply_reduction(const mf_layout_words *w, mf_layout *l) {
     const mf_reduction_kind *kind = reduction_named(w->reduction);
     if (!kind) return true;
     if ((kind == &mf_reduction_none) != !l->tensor) return false;
+    if (mf_reduction_scatters(kind) && l->exchange == &mf_exchange_switch) return false;
     l->reduction = kind;
     return true;
 }
@@ -201,14 +202,8 @@ static mf_status check_heads(const char *text, const mf_layout *l) {
 
 /* Sequences are cut by one axis, or by tsp and sp together, in one way. */
 static mf_status check_switch(const char *text, const mf_mesh_spec *mesh, const mf_layout *l) {
-    if (l->exchange != &mf_exchange_switch) return MF_OK;
-    if (l->sequence != mf_mesh_find(mesh, "dsp"))
-        return MF_FAIL(MF_EINVAL, MESH "dsp cuts all tokens by itself: sp or tsp can't cut them too", text);
-    if (mf_reduction_scatters(l->reduction))
-        return MF_FAIL(MF_EINVAL,
-                       MESH "reduction=scatter deals tokens out in another way than dsp: use allreduce",
-                       text);
-    return MF_OK;
+    if (l->exchange != &mf_exchange_switch || l->sequence == mf_mesh_find(mesh, "dsp")) return MF_OK;
+    return MF_FAIL(MF_EINVAL, MESH "dsp cuts all tokens by itself: sp or tsp can't cut them too", text);
 }
 
 static mf_status check_bucket(const char *text, const mf_layout_words *w, const mf_layout *l) {
@@ -242,10 +237,10 @@ mf_status mf_layout_parse(const char *text, const mf_layout_words *defaults, mf_
     apply_streams(mesh, defaults, out);
     apply_numbers(defaults, out);
     if (!apply_streams(mesh, &w.given, out))
-        return MF_FAIL(
-            MF_EINVAL, MESH "%s", text,
-            mf_mesh_find(mesh, "tsp")  ? "on tsp no stream can be resident: use gather, broadcast or ring"
-            : mf_mesh_find(mesh, "sp") ? "attention-stream and mlp-stream are both resident or both not"
+        return MF_FAIL(MF_EINVAL, MESH "%s", text,
+                       mf_mesh_find(mesh, "tsp")
+                           ? "on tsp no stream can be resident: use gather, broadcast or ring"
+                       : out->sequence ? "attention-stream and mlp-stream are both resident or both not"
                                        : "a stream other than resident needs an axis sp, tsp or dsp");
     apply_exchange(defaults, out);
     if (!apply_exchange(&w.given, out))
@@ -259,8 +254,10 @@ mf_status mf_layout_parse(const char *text, const mf_layout_words *defaults, mf_
     apply_reduction(defaults, out);
     if (!apply_reduction(&w.given, out))
         return MF_FAIL(MF_EINVAL, MESH "reduction=%s %s", text, w.given.reduction,
-                       out->tensor ? "leaves partial sums on an axis tp: use allreduce or scatter"
-                                   : "needs an axis tp");
+                       !out->tensor ? "needs an axis tp"
+                       : strcmp(w.given.reduction, "none") == 0
+                           ? "leaves partial sums on an axis tp: use allreduce or scatter"
+                           : "deals tokens out in another way than dsp: use allreduce");
     apply_numbers(&w.given, out);
     MF_TRY(check_heads(text, out));
     MF_TRY(check_switch(text, mesh, out));
