@@ -59,6 +59,10 @@ END
 generate --clips 3 --seed 2 --out other.npy 2>err
 same other.npy && complain 'another seed, the same clips'
 
+# Replicas share the clips out: two make four in the room of one that makes two.
+room() { generate --sheet s.png --json "$@" 2>err | sed -n 's/.*"activations": //p' | head -n 1; }
+[ "$(room --clips 4 --mesh dp=2)" = "$(room --clips 2)" ] || complain "dp=2 makes more clips than are wanted: $(cat err)"
+
 # A condition: each clip has its own, whatever stands beside it in a round; guidance takes it farther.
 sed 's/"in_channels"/"condition_tokens": 2, "condition_channels": 16, "in_channels"/' small.json >led.json
 "$meshfold" train --model led.json --data shapes.npy --batch 2 --steps 8 --threads 1 --out led >/dev/null
@@ -78,6 +82,7 @@ values single.npy $bytes >expected
 generate --clips 1 --out one.y4m 2>err || complain "one.y4m: $(cat err)"
 [ "$(head -1 one.y4m | cut -d' ' -f1-3)" = 'YUV4MPEG2 W12 H8' ] || complain "one.y4m: $(head -1 one.y4m)"
 generate --clips 2 --frames 5 --grid 3x2 --out two.y4m 2>err || complain "two.y4m: $(cat err)"
+grep -q '^wrote two-1.y4m to -2.y4m$' err || complain "two.y4m: $(cat err)"
 [ "$(head -1 two-2.y4m | cut -d' ' -f1-3)" = 'YUV4MPEG2 W8 H12' ] || complain "two-2.y4m: $(head -1 two-2.y4m)"
 [ "$(grep -ac FRAME two-1.y4m)" = 5 ] || complain 'five frames'
 generate --clips 1 --sheet s.png --json 2>err | grep -q '"steps": 5' || complain "--json: $(cat err)"

@@ -80,6 +80,9 @@ static mf_video_options written(const job *j, int64_t clips) {
     return o;
 }
 
+/* Letters of a .y4m's name before its end. */
+static int stem_of(const char *name) { return (int)(strlen(name) - strlen(".y4m")); }
+
 /* A stream of its own for each clip. */
 static mf_status write_stream(job *j, int64_t index) {
     const mf_clips_settings *s = j->request->clips;
@@ -87,11 +90,10 @@ static mf_status write_stream(job *j, int64_t index) {
     mf_video_options o = written(j, 1);
     mf_video_writer *writer = NULL;
     char *path = NULL;
-    int stem = (int)(strlen(s->out) - strlen(".y4m"));
     if (s->clips == 1)
         MF_TRY(mf_format(&path, "%s", s->out));
     else
-        MF_TRY(mf_format(&path, "%.*s-%lld.y4m", stem, s->out, (long long)index + 1));
+        MF_TRY(mf_format(&path, "%.*s-%lld.y4m", stem_of(s->out), s->out, (long long)index + 1));
     MF_GO(mf_video_create(path, &o, &writer));
     MF_GO(mf_video_add(writer, j->clip));
     MF_GO(mf_video_finish(writer));
@@ -205,14 +207,16 @@ static void print(const job *j) {
     char a[32], b[32];
     int64_t peak = 0;
     for (int i = 0; i < g->ranks; i++) peak = mf_max(peak, g->rank[i].memory.peak_total);
-    fprintf(stderr, "%lld clip%s of %lld frames of %lldx%lld in %s, %lld steps: %.0f%% of peak\n",
+    fprintf(stderr, "%lld clip%s of %lld frames of %lldx%lld in %s, %lld step%s: %.0f%% of peak\n",
             (long long)s->clips, mf_plural(s->clips), (long long)j->shape.frames, (long long)j->shape.width,
             (long long)j->shape.height, mf_seconds_text(g->seconds, a), (long long)s->steps,
-            100 * g->flops / g->seconds / g->peak_flops);
+            mf_plural(s->steps), 100 * g->flops / g->seconds / g->peak_flops);
     fprintf(stderr, "memory of a rank: peak %s; %d rank%s, %s\n", mf_bytes_text((double)peak, b), g->ranks,
             mf_plural(g->ranks), j->request->mesh);
-    if (s->out)
-        fprintf(stderr, "wrote %s%s\n", s->out, s->clips > 1 && !j->writer ? " (NAME-1.y4m and so on)" : "");
+    if (s->out && s->clips > 1 && !j->writer)
+        fprintf(stderr, "wrote %.*s-1.y4m to -%lld.y4m\n", stem_of(s->out), s->out, (long long)s->clips);
+    else if (s->out)
+        fprintf(stderr, "wrote %s\n", s->out);
     if (s->sheet) fprintf(stderr, "wrote %s\n", s->sheet);
 }
 

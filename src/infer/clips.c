@@ -175,7 +175,8 @@ mf_status mf_generate_clips(mf_world *world, const mf_clips_options *options, mf
     mf_status status = MF_OK;
     mf_clips_options own = *options;
     own.model.forward_only = true;
-    own.model.batch = mf_min(options->model.batch, options->clips);
+    int replicas = mf_axes_ranks(&own.mesh, own.layout.data);
+    own.model.batch = mf_min(own.model.batch, mf_ceil_div(own.clips, replicas)); /* more are not wanted */
     mf_train_options run = {.model = own.model,
                             .mesh = own.mesh,
                             .layout = own.layout,
