@@ -104,7 +104,9 @@ refuses '--steps' --model run/model --steps 0 --out a.npy
 refuses 'dsp cuts all tokens by itself' --model run/model --mesh dsp=2,sp=2 --out a.npy
 refuses 'give --condition' --model led/model --out a.npy
 refuses '--condition: the model has none' --model run/model --condition shapes.condition.npy --out a.npy
-refuses 'shapes.npy: is (16, 4, 12, 16, 3) of |u1' --model led/model --condition shapes.npy --out a.npy
+refuses 'a.condition.npy: is a name of conditions' --model led/model --condition shapes.condition.npy \
+    --out a.condition.npy
+refuses 'shapes.npy: is (16, 4, 12, 16, 3) of |u1; (16, 2, 16) of <f4 is needed' --model led/model --condition shapes.npy --out a.npy
 refuses '/nowhere/a.npy' --model run/model --out /nowhere/a.npy
 for i in {1..40}; do echo "a text of lines, of which this is number $i"; done >text
 "$meshfold" train --model tiny --data text --seq 16 --steps 1 --threads 1 --out texts >/dev/null

@@ -61,6 +61,7 @@ train 2 'one.y4m: a condition of 2 tokens of 16 channels is needed: one.conditio
 ends 2 '--out' --count 3
 ends 2 'no.y4m: a .y4m holds one clip, not 256' --out no.y4m
 ends 2 'no.mp4: is named neither' --out no.mp4
+ends 2 'no.condition.npy: is a name of conditions' --out no.condition.npy
 ends 2 '--count' --out no.npy --count 0
 for size in 32 32x 7x32 32x4097 -32x32 32x32x3 ' 32x32' 99999x32 axb; do
     ends 2 '--size .*expected a width and a height from 8 to 4096' --out no.npy "--size=$size"

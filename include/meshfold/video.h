@@ -60,7 +60,7 @@ typedef struct mf_video_options {
 } mf_video_options;
 typedef struct mf_video_writer mf_video_writer;
 /* The name's end says what it becomes: .npy of five dimensions; .y4m of one clip, C444 for 3 channels, Cmono
- * for 1. MF_EINVAL, MF_EUNSUPPORTED name the file and what can't be. */
+ * for 1; not that of a condition. MF_EINVAL, MF_EUNSUPPORTED name the file and what can't be. */
 mf_status mf_video_create(const char *path, const mf_video_options *options, mf_video_writer **out);
 /* clip: [frames, height, width, channels] f32, where pixels are written clamped to [-1, 1] and rounded.
  * MF_ENONFINITE for a pixel that is no number or infinite; MF_EINVAL behind the last clip. */

@@ -32,7 +32,7 @@ static mf_npy npy_of(const mf_condition_shape *s) {
 static mf_status check(const char *path, const mf_npy *npy, const mf_condition_shape *shape) {
     char there[MF_NPY_TEXT], needed[MF_NPY_TEXT];
     mf_npy wanted = npy_of(shape);
-    if (shape->clips == 0 && npy->dims == 3) wanted.size[0] = npy->size[0];
+    if (shape->clips == 0) wanted.size[0] = mf_max(npy->size[0], 1);
     mf_npy_shape_text(npy, there);
     mf_npy_shape_text(&wanted, needed);
     if (strcmp(npy->type, wanted.type) == 0 && strcmp(there, needed) == 0) return MF_OK;

@@ -31,6 +31,8 @@ mf_status mf_video_create(const char *path, const mf_video_options *options, mf_
     MF_TRY(mf_host_alloc(1, sizeof *w, &w));
     w->options = *options;
     MF_GO(mf_host_strdup(path, &w->path));
+    if (mf_condition_is_named(path))
+        MF_GO(MF_FAIL(MF_EINVAL, "%s: is a name of conditions, which are passed over as videos", path));
     w->format = mf_video_format_of(path);
     if (!w->format) MF_GO(MF_FAIL(MF_EINVAL, "%s: is named neither .npy nor .y4m", path));
     MF_GO(begin(w));
