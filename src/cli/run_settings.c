@@ -10,7 +10,7 @@ void mf_run_settings_begin(mf_run_settings *s) { s->threads = s->kv_bucket = s->
 void mf_run_settings_add_model(mf_run_settings *s, mf_flag_table *t, bool init) {
     mf_table_add(t, MF_TEXT("model", &s->model, "PRESET|PATH",
                             "a preset (see below), a Hugging Face config.json (of a Llama, Mistral, Qwen2 or "
-                            "Qwen3) or a folder that holds one"));
+                            "Qwen3, or of a model of videos) or a folder that holds one"));
     if (!init) return;
     mf_table_add(t, MF_TEXT("init", &s->init, "DIR",
                             "start from the weights in this Hugging Face model folder, in one safetensors "
@@ -62,8 +62,8 @@ void mf_run_settings_add_layout(mf_run_settings *s, mf_flag_table *t) {
 void mf_run_settings_add_zero(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(
         t, MF_INT("zero", &s->zero, NULL, 0, 1,
-                  "1: ranks that hold the same weights (dp, and sp without a stream) each keep a share of "
-                  "the optimizer's state; 0: all of it (default: 1)"));
+                  "1: ranks that hold the same weights (dp, and sp or dsp without a stream) each keep a "
+                  "share of the optimizer's state; 0: all of it (default: 1)"));
 }
 
 void mf_run_settings_add_mesh(mf_run_settings *s, mf_flag_table *t, const char **mesh, const char *about) {

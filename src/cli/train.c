@@ -48,11 +48,10 @@ static void add_inputs(settings *s, mf_flag_table *t) {
 }
 
 static void add_layout(settings *s, mf_flag_table *t) {
-    mf_run_settings_add_mesh(
-        &s->run, t, &s->mesh,
-        "single, or axes and their ranks: tsp folds weights and tokens on one axis, tp "
-        "cuts weights, sp tokens, dp sequences; the flags below may stand here too, as in "
-        "sp=4,stream=gather");
+    mf_run_settings_add_mesh(&s->run, t, &s->mesh,
+                             "single, or axes and their ranks: tsp folds weights and tokens on one axis, tp "
+                             "cuts weights, sp tokens, dsp clips of video, dp sequences; the flags below may "
+                             "stand here too, as in sp=4,stream=gather");
     mf_run_settings_add_zero(&s->run, t);
     mf_table_group(t, "Engine");
     mf_run_settings_add_engine(&s->run, t);
@@ -78,7 +77,8 @@ static void add_optimizer(settings *s, mf_flag_table *t) {
     mf_table_add(t, MF_REAL("beta1", &s->beta1, "0.9", 0, 0.999999, "decay of the first moment"));
     mf_table_add(t, MF_REAL("beta2", &s->beta2, "0.95", 0, 0.999999, "decay of the second moment"));
     mf_table_add(t, MF_REAL("eps", &s->eps, "1e-8", 1e-30, 1, "added to the root of the second moment"));
-    mf_table_add(t, MF_REAL("weight-decay", &s->weight_decay, "0.1", 0, 1e3, "of all weights but the norms"));
+    mf_table_add(t, MF_REAL("weight-decay", &s->weight_decay, "0.1", 0, 1e3,
+                            "of the matrices that ranks share out; the rest, as norms and biases, has none"));
     mf_table_add(t, MF_REAL("clip", &s->clip, "1", 0, 1e9, "largest global gradient norm; 0: no clipping"));
 }
 

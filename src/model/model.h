@@ -93,7 +93,7 @@ enum { MF_SHIFT, MF_SCALE, MF_GATE, MF_MODULATIONS = 6 };
 
 /* What a video's model has beside its blocks; stdit.c. */
 typedef struct mf_stdit {
-    int64_t frames, places;            /* of this rank's share of a clip, between frames' blocks */
+    int64_t frames, places;            /* of this rank's share of a clip, on side MF_BY_FRAME */
     mf_buffer table[3];                /* [frames, rows or columns of the grid][their width] f32 */
     mf_buffer index;                   /* [frames * places][3] int32: which of each */
     mf_buffer features;                /* [batch, MF_TIME_FEATURES] compute type, of the times */

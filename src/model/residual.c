@@ -2,7 +2,7 @@
  * the way out, gates, and the same backwards. */
 #include "model/model.h"
 
-/* Columns of a last map whose gradient is made apart from the others' of its gate's sake. */
+/* Columns of a last map whose gradient is made apart from the others', for its gate's sake. */
 enum { GATE_COLS = 1024 };
 
 mf_status mf_part_open(mf_model *m, const mf_part *part, mf_pass pass, mf_stream *out) {

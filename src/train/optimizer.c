@@ -149,7 +149,7 @@ static mf_status update_weights(mf_optimizer *o, const mf_update *u) {
                           .weights = updated(o, o->state.cut_weights, mf_dtype_bytes(o->state.type)),
                           .type = o->state.type};
     MF_TRY(mf_adamw(o->device, &args));
-    args.n = o->state.replicated; /* norms are f32 and do not decay */
+    args.n = o->state.replicated; /* what every rank has whole is f32 and does not decay */
     args.weight_decay = 0;
     args.grad = o->state.replicated_grads;
     args.master = args.weights = o->state.replicated_weights;
