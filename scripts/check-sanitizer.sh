@@ -15,4 +15,4 @@ if [ "$preset" = tsan ] && [ "$(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null || ec
     setarch "$(uname -m)" -R true 2>/dev/null; then
     fixed_addresses=(setarch "$(uname -m)" -R)
 fi
-"${fixed_addresses[@]}" ctest --preset "$preset"
+"${fixed_addresses[@]}" ctest --preset "$preset" --parallel "$(nproc)"

@@ -130,7 +130,7 @@ static void every_mode(both *b, const char *mesh) {
 
 static void dry_steps_equal_real_ones(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i += MF_TEST_SPARSE ? 4 : 1)
+    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i += MF_TEST_SPARSE ? 6 : 1)
         for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
             both *b = make(type, 77, 1);
             every_mode(b, meshes[i]);
@@ -157,7 +157,7 @@ static void longer_ones_too(void **state) {
 /* Biases, norms of heads, a window, stretched angles, room for documents. */
 static void relatives_too(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i += MF_TEST_SPARSE ? 4 : 1)
+    for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i += MF_TEST_SPARSE ? 6 : 1)
         for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
             both *b = make(type, 77, 1);
             mf_model_config *c = &b->options.model.config;
@@ -193,7 +193,7 @@ static const char *const video_meshes[] = {
 /* Sizes that divide by nothing; at 8 ranks some have no frames. */
 static void videos_too(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof video_meshes / sizeof *video_meshes; i += MF_TEST_SPARSE ? 4 : 1)
+    for (size_t i = 0; i < sizeof video_meshes / sizeof *video_meshes; i += MF_TEST_SPARSE ? 6 : 1)
         for (mf_dtype type = MF_F32; type <= MF_BF16; type++) {
             both *b = make(type, 5 * 3 * 7, 1);
             mf_model_config *c = &b->options.model.config;

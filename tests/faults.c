@@ -22,7 +22,7 @@ enum { RANKS = 4, TEXT_BYTES = 1200, SEQ = 25, SEED = 3, RUN_LIMIT_S = 60 };
 #if defined(__SANITIZE_THREAD__)
 enum { EVERY = 0, FINE = 29, STRIDE = 307, LAYOUT_STRIDE = 503 };
 #elif defined(__SANITIZE_ADDRESS__)
-enum { EVERY = 100, FINE = 7, STRIDE = 131, LAYOUT_STRIDE = 19 };
+enum { EVERY = 100, FINE = 7, STRIDE = 131, LAYOUT_STRIDE = 43 };
 #else
 enum { EVERY = 200, FINE = 3, STRIDE = 53, LAYOUT_STRIDE = 7 };
 #endif
