@@ -62,7 +62,8 @@ static void add_choices(settings *s, mf_flag_table *t) {
         t, MF_INT("top-k", &s->top_k, "0", 0, 1 << 30, "draw from so many tokens at most; 0: from all"));
     mf_table_add(t, MF_REAL("top-p", &s->top_p, "1", 1e-9, 1,
                             "draw from the fewest tokens that have so much of the probability"));
-    mf_table_add(t, MF_INT("seed", &s->seed, "1", 0, INT64_MAX >> 10, "of what is drawn; of clips, their noise"));
+    mf_table_add(
+        t, MF_INT("seed", &s->seed, "1", 0, INT64_MAX >> 10, "of what is drawn; of clips, their noise"));
     mf_table_add(t, MF_SWITCH("ignore-eos", &s->goes_on, "go on behind the token that ends a text"));
     mf_generate_clips_add(&s->clips, &s->run, t);
 }
