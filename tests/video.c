@@ -413,7 +413,7 @@ static void writers_refuse(void **state) {
     refuse_create("new.mp4", (mf_video_shape){1, 1, 1, 1, 3}, 24, "new.mp4: is named neither");
     ASSERT_OK(mf_video_create(at("new.npy"), &(mf_video_options){{1, 2, 1, 1, 1}, true, 0}, &writer));
     ASSERT_FAILS(mf_video_finish(writer), MF_EINVAL, "got 0 of its 1 clips");
-    ASSERT_FAILS(mf_video_add(writer, clip), MF_ENONFINITE, "new.npy: a pixel is nan");
+    ASSERT_FAILS(mf_video_add(writer, clip), MF_ENONFINITE, "new.npy: a value is nan");
     mf_video_writer_close(writer);
     ASSERT_OK(mf_video_create(at("new.npy"), &(mf_video_options){{1, 2, 1, 1, 1}, false, 0}, &writer));
     ASSERT_OK(mf_video_add(writer, clip)); /* values may be anything */
@@ -538,7 +538,7 @@ static void sheets_refused(void **state) {
     ASSERT_FAILS(mf_video_sheet(at("new.png"), &(mf_video_shape){1, 1, 1, 1, 2}, values, &plain), MF_EINVAL,
                  "new.png: a sheet has 1 or 3 channels, not 2");
     ASSERT_FAILS(mf_video_sheet(at("new.png"), &(mf_video_shape){1, 1, 1, 1, 3}, values, &plain),
-                 MF_ENONFINITE, "new.png: a pixel is inf");
+                 MF_ENONFINITE, "new.png: a value is inf");
     ASSERT_FAILS(mf_video_sheet(at("new.png"), &(mf_video_shape){1, 1, 1, 1, 1}, values,
                                 &(mf_sheet_options){.scale = INT64_MAX}),
                  MF_EINVAL, "beyond 65535 pixels a side");

@@ -217,6 +217,29 @@ static void conditions_are_those_of_clips(void **state) {
     mf_video_set_close(plain);
 }
 
+static void values_must_be_finite(void **state) {
+    (void)state;
+    const mf_video_options options = {.shape = {1, T, H, W, 1}};
+    const char *path = at("n.npy");
+    float clip[VALUES] = {0}, condition[CONDITION] = {0};
+    mf_video_writer *writer = NULL;
+    mf_video_set *set = NULL;
+    clip[VALUES - 1] = NAN;
+    condition[0] = INFINITY;
+    ASSERT_OK(mf_video_create(path, &options, &writer));
+    ASSERT_OK(mf_video_add(writer, clip));
+    ASSERT_OK(mf_video_finish(writer));
+    mf_video_writer_close(writer);
+    ASSERT_OK(mf_condition_write(path, &(mf_condition_shape){1, TOKENS, CHANNELS}, condition));
+    ASSERT_OK(mf_video_set_open(&path, 1, &described, &set));
+    ASSERT_FAILS(mf_video_draw(set, &(mf_video_pick){0}, clip), MF_ENONFINITE, "n.npy: a value is nan");
+    ASSERT_FAILS(mf_video_condition(set, &(mf_video_pick){0}, condition), MF_ENONFINITE,
+                 "n.npy: a value is inf");
+    mf_video_set_close(set);
+    unlink(at("n.npy"));
+    unlink(at("n.condition.npy"));
+}
+
 enum { PLACED = 1000 };
 
 /* At time 1 a clip is what it shows. */
@@ -397,7 +420,8 @@ static void conditions_refused(void **state) {
            "x.condition.npy: is (2, 3, 2) of <f4; (2, 2, 3) of <f4 is needed");
     ASSERT_OK(mf_condition_write(path, &(mf_condition_shape){1, TOKENS, CHANNELS}, values));
     refuse(&path, 1, described, MF_EFORMAT, "is (1, 2, 3) of <f4");
-    put_clips("x.condition.npy", 0, (mf_video_shape){2, 1, TOKENS, CHANNELS, 1});
+    put_clips("other.npy", 0, (mf_video_shape){2, 1, TOKENS, CHANNELS, 1});
+    assert_int_equal(rename(at("other.npy"), at("x.condition.npy")), 0);
     refuse(&path, 1, described, MF_EFORMAT, "is (2, 1, 2, 3, 1) of <f4");
     ASSERT_OK(mf_condition_write(path, &(mf_condition_shape){2, TOKENS, CHANNELS}, values));
     ASSERT_OK(mf_file_read(at("x.condition.npy"), &content, &bytes));
@@ -538,6 +562,7 @@ int main(void) {
                                        cmocka_unit_test(a_tenth_is_held_out),
                                        cmocka_unit_test(without_held_out_all_are_drawn),
                                        cmocka_unit_test(conditions_are_those_of_clips),
+                                       cmocka_unit_test(values_must_be_finite),
                                        cmocka_unit_test(a_tenth_goes_without_condition),
                                        cmocka_unit_test(conditions_refused),
                                        cmocka_unit_test(draws_depend_on_their_numbers),

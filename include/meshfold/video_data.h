@@ -48,9 +48,11 @@ typedef struct mf_video_pick {
     int64_t step, index;
     bool held_out; /* one of those held out, or of all where none is; else one to train on */
 } mf_video_pick;
-/* out: [frames, height/p * width/p, p*p * channels] f32. */
+/* out: [frames, height/p * width/p, p*p * channels] f32. MF_ENONFINITE names a file with values that are no
+ * numbers or infinite. */
 mf_status mf_video_draw(const mf_video_set *set, const mf_video_pick *pick, float *out);
-/* What that clip shows. out: [condition tokens, channels] f32. MF_EINVAL where the need had no condition. */
+/* What that clip shows. out: [condition tokens, channels] f32. MF_EINVAL where the need had no condition;
+ * MF_ENONFINITE. */
 mf_status mf_video_condition(const mf_video_set *set, const mf_video_pick *pick, float *out);
 
 #endif

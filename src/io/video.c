@@ -30,9 +30,9 @@ mf_status mf_video_count(const char *path, const mf_video_shape *s, int64_t *out
     return MF_OK;
 }
 
-mf_status mf_pixels_check(const char *path, const float *values, int64_t n) {
+mf_status mf_values_check(const char *path, const float *values, int64_t n) {
     for (int64_t i = 0; i < n; i++)
-        if (!isfinite(values[i])) return MF_FAIL(MF_ENONFINITE, "%s: a pixel is %g", path, (double)values[i]);
+        if (!isfinite(values[i])) return MF_FAIL(MF_ENONFINITE, "%s: a value is %g", path, (double)values[i]);
     return MF_OK;
 }
 

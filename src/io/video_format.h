@@ -54,7 +54,7 @@ const mf_video_format *mf_video_format_of(const char *path);
  * f32. */
 mf_status mf_video_count(const char *path, const mf_video_shape *shape, int64_t *out);
 /* MF_ENONFINITE names the path. */
-mf_status mf_pixels_check(const char *path, const float *values, int64_t n);
+mf_status mf_values_check(const char *path, const float *values, int64_t n);
 
 /* Pixels as bytes and back. */
 static inline float mf_pixel_from_byte(uint8_t byte) { return (float)byte / 127.5f - 1; }

@@ -87,7 +87,7 @@ mf_status mf_video_sheet(const char *path, const mf_video_shape *shape, const fl
     sheet sh;
     int64_t count;
     MF_TRY(mf_video_count(path, shape, &count));
-    MF_TRY(mf_pixels_check(path, values, count));
+    MF_TRY(mf_values_check(path, values, count));
     MF_TRY(lay_out(path, shape, options, &sh));
     size_t bytes = (size_t)(sh.width * sh.height * shape->channels);
     MF_GO(mf_host_alloc(bytes, 1, &sh.pixels));

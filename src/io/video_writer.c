@@ -49,7 +49,7 @@ mf_status mf_video_add(mf_video_writer *w, const float *clip) {
     if (w->clips == s->clips)
         return MF_FAIL(MF_EINVAL, "%s: gets more than its %lld clips", w->path, (long long)s->clips);
     for (int64_t frame = 0; frame < s->frames; frame++, clip += values) {
-        if (w->options.pixels) MF_TRY(mf_pixels_check(w->path, clip, values));
+        if (w->options.pixels) MF_TRY(mf_values_check(w->path, clip, values));
         w->format->encode(w, clip);
         MF_TRY(append(w, w->frame, w->frame_bytes));
     }

@@ -2,6 +2,7 @@
 #include "meshfold/video_data.h"
 #include "io/digest.h"
 #include "io/sources.h"
+#include "io/video_format.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -205,6 +206,7 @@ mf_status mf_video_draw(const mf_video_set *set, const mf_video_pick *pick, floa
     size_t values = (size_t)(n->frames * n->height * n->width * shape.channels);
     MF_GO(mf_host_alloc(values, sizeof *pixels, &pixels));
     MF_GO(mf_video_read(file->video, &window, pixels));
+    MF_GO(mf_values_check(mf_video_path(file->video), pixels, (int64_t)values));
     MF_GO(mf_video_to_patches(&shape, n->patch, pixels, out));
 fail:
     mf_host_free(pixels);
@@ -217,5 +219,7 @@ mf_status mf_video_condition(const mf_video_set *set, const mf_video_pick *pick,
     if (!file->condition)
         return MF_FAIL(MF_EINVAL, "%s: opened without its condition", mf_video_path(file->video));
     mf_condition_read(file->condition, window.clip, out);
-    return MF_OK;
+    return mf_blame("the condition of a clip",
+                    mf_values_check(mf_video_path(file->video), out,
+                                    set->need.condition_tokens * set->need.condition_channels));
 }
