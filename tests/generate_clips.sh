@@ -85,6 +85,9 @@ generate --clips 2 --frames 5 --grid 3x2 --out two.y4m 2>err || complain "two.y4
 grep -q '^wrote two-1.y4m to -2.y4m$' err || complain "two.y4m: $(cat err)"
 [ "$(head -1 two-2.y4m | cut -d' ' -f1-3)" = 'YUV4MPEG2 W8 H12' ] || complain "two-2.y4m: $(head -1 two-2.y4m)"
 [ "$(grep -ac FRAME two-1.y4m)" = 5 ] || complain 'five frames'
+"$meshfold" train --model small.json --frames 2 --grid 1x2 --data shapes.npy --steps 1 --threads 1 --out cut >/dev/null
+"$meshfold" generate --model cut/model --threads 1 --steps 1 --clips 1 --out cut.y4m 2>err || complain "cut: $(cat err)"
+[ "$(head -1 cut.y4m | cut -d' ' -f1-3)" = 'YUV4MPEG2 W8 H4' ] || complain "not what it was trained on: $(head -1 cut.y4m)"
 generate --clips 1 --sheet s.png --json 2>err | grep -q '"steps": 5' || complain "--json: $(cat err)"
 
 refuses() {
@@ -107,6 +110,7 @@ refuses '--condition: the model has none' --model run/model --condition shapes.c
 refuses 'a.condition.npy: is a name of conditions' --model led/model --condition shapes.condition.npy \
     --out a.condition.npy
 refuses 'shapes.npy: is (16, 4, 12, 16, 3) of |u1; (16, 2, 16) of <f4 is needed' --model led/model --condition shapes.npy --out a.npy
+refuses '--sheet /nowhere/a.png: /nowhere cannot be written' --model run/model --sheet /nowhere/a.png
 refuses '/nowhere/a.npy' --model run/model --out /nowhere/a.npy
 for i in {1..40}; do echo "a text of lines, of which this is number $i"; done >text
 "$meshfold" train --model tiny --data text --seq 16 --steps 1 --threads 1 --out texts >/dev/null

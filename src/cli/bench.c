@@ -167,22 +167,13 @@ static mf_status make_cases(command *c) {
     return MF_OK;
 }
 
-static mf_status check_output(const char *flag, const char *path) {
-    if (!path || strcmp(path, "-") == 0) return MF_OK;
-    const char *slash = strrchr(path, '/');
-    char folder[4096] = ".";
-    if (slash) snprintf(folder, sizeof folder, "%.*s", (int)mf_max(slash - path, 1), path);
-    if (access(folder, W_OK | X_OK) == 0) return MF_OK;
-    return MF_FAIL(MF_EINVAL, "--%s %s: %s cannot be written: %s", flag, path, folder, strerror(errno));
-}
-
 static bool to_stdout(const char *path) { return path && strcmp(path, "-") == 0; }
 
 static mf_status check_outputs(const settings *s) {
     if (to_stdout(s->json) && to_stdout(s->csv))
         return MF_FAIL(MF_EINVAL, "--json - and --csv - both want stdout: name a file for one of them");
-    MF_TRY(check_output("json", s->json));
-    MF_TRY(check_output("csv", s->csv));
+    MF_TRY(mf_check_output("json", s->json));
+    MF_TRY(mf_check_output("csv", s->csv));
     return s->plot ? mf_bench_plot_check(s->plot) : MF_OK;
 }
 

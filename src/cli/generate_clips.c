@@ -68,6 +68,8 @@ static mf_status check_outputs(const job *j) {
         return MF_FAIL(MF_EINVAL, "--out %s: clips are written to a .npy or a .y4m", s->out);
     if (s->sheet && !ends(s->sheet, ".png"))
         return MF_FAIL(MF_EINVAL, "--sheet %s: the picture is a .png", s->sheet);
+    MF_TRY(mf_check_output("out", s->out));
+    MF_TRY(mf_check_output("sheet", s->sheet));
     if (pixels || (!s->sheet && ends(s->out, ".npy"))) return MF_OK;
     return MF_FAIL(MF_EINVAL, "--%s: clips of %lld channels are no pixels; write them with --out FILE.npy",
                    s->sheet ? "sheet" : "out", (long long)channels);

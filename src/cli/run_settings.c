@@ -3,7 +3,9 @@
 
 #include "cli/machine.h"
 
+#include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 void mf_run_settings_begin(mf_run_settings *s) { s->threads = s->kv_bucket = s->zero = s->frames = -1; }
 
@@ -184,6 +186,9 @@ mf_status mf_run_settings_shape(const mf_run_settings *s, bool seq_given, int64_
                        (long long)out->grid.frames, (long long)out->grid.rows, (long long)out->grid.columns,
                        1 << 28);
     out->tokens = mf_clip_tokens(&out->grid);
+    out->config.video.frames = out->grid.frames;
+    out->config.video.height = out->grid.rows * out->config.video.patch;
+    out->config.video.width = out->grid.columns * out->config.video.patch;
     return MF_OK;
 }
 
@@ -226,6 +231,15 @@ mf_status mf_run_settings_launch(mf_run_settings *s, int ranks, mf_rank_body bod
                                  .no_borrow = s->no_borrow};
     s->launched = true;
     return mf_launch(&options, body, argument);
+}
+
+mf_status mf_check_output(const char *flag, const char *path) {
+    if (!path || strcmp(path, "-") == 0) return MF_OK;
+    const char *slash = strrchr(path, '/');
+    char folder[4096] = ".";
+    if (slash) snprintf(folder, sizeof folder, "%.*s", (int)mf_max(slash - path, 1), path);
+    if (access(folder, W_OK | X_OK) == 0) return MF_OK;
+    return MF_FAIL(MF_EINVAL, "--%s %s: %s cannot be written: %s", flag, path, folder, strerror(errno));
 }
 
 void mf_print_presets(void) {

@@ -59,7 +59,8 @@ mf_layout_words mf_run_settings_words(const mf_run_settings *settings);
  * in errors. */
 mf_status mf_run_settings_model(const mf_run_settings *settings, const char *command, mf_model_options *out);
 /* Tokens of a sequence: seq, or a clip's grid: frames below 0, and --grid where it is not given, are the
- * model's. MF_EINVAL for a flag that the model's kind has no use for; seq_given: --seq is one. */
+ * model's, whose configuration then says what it is used with. MF_EINVAL for a flag that the model's kind has
+ * no use for; seq_given: --seq is one. */
 mf_status mf_run_settings_shape(const mf_run_settings *settings, bool seq_given, int64_t seq, int64_t frames,
                                 mf_model_options *out);
 /* Reads --data, and checks that a model of so large a vocabulary can run on it as the settings say. */
@@ -74,6 +75,8 @@ mf_status mf_run_settings_check_started(const mf_run_settings *settings, const c
 /* mf_launch as the settings say. */
 mf_status mf_run_settings_launch(mf_run_settings *settings, int ranks, mf_rank_body body, void *argument);
 
+/* MF_EINVAL where a file of this name can't be written; path NULL or "-": nothing is. */
+mf_status mf_check_output(const char *flag, const char *path);
 /* The presets, for --help. */
 void mf_print_presets(void);
 
