@@ -16,9 +16,9 @@ static char folder[64];
 
 /* Good until the next call but seven. */
 static const char *at(const char *name) {
-    static char path[8][160];
+    static char path[64][160]; /* a name lasts as long as a test needs it */
     static unsigned turn;
-    char *out = path[turn++ % 8];
+    char *out = path[turn++ % 64];
     snprintf(out, sizeof path[0], "%s/%s", folder, name);
     return out;
 }
