@@ -380,6 +380,14 @@ static void test_layout_defaults(void **state) {
     assert_true(layout.exchange == &mf_exchange_none && !layout.cut_updates);
     ASSERT_OK(mf_layout_parse("tp=2,sp=2,exchange=ulysses", &words, &mesh, &layout));
     assert_true(layout.exchange == &mf_exchange_ulysses && layout.reduction == &mf_reduction_scatter);
+    ASSERT_OK(mf_layout_parse("dsp=2,tp=2", &words, &mesh, &layout));
+    assert_true(layout.exchange == &mf_exchange_switch && layout.reduction == &mf_reduction_allreduce);
+    words.exchange = "ulysses"; /* needs all heads at once */
+    ASSERT_OK(mf_layout_parse("tsp=2", &words, &mesh, &layout));
+    assert_true(layout.exchange == &mf_exchange_allgather);
+    ASSERT_OK(mf_layout_parse("tsp=2,stream=gather", &words, &mesh, &layout));
+    assert_true(layout.exchange == &mf_exchange_ulysses);
+    words.exchange = "ring";
     words.strict = true;
     ASSERT_FAILS(mf_layout_parse("tp=2", &words, &mesh, &layout), MF_EINVAL, "exchange=ring needs an axis");
     ASSERT_OK(mf_layout_parse("tp=2,sp=2", &words, &mesh, &layout));

@@ -179,6 +179,12 @@ static bool apply_exchange(const mf_layout_words *w, mf_layout *l) {
     return true;
 }
 
+/* A default that the streams, which are settled by now, leave no use for is none. */
+static void apply_default_exchange(const mf_layout_words *w, mf_layout *l) {
+    const mf_exchange_kind *kind = exchange_named(w->exchange);
+    if (!kind || !kind->all_heads || l->attention != &mf_stream_broadcast) apply_exchange(w, l);
+}
+
 static bool apply_reduction(const mf_layout_words *w, mf_layout *l) {
     const mf_reduction_kind *kind = reduction_named(w->reduction);
     if (!kind) return true;
@@ -242,7 +248,7 @@ mf_status mf_layout_parse(const char *text, const mf_layout_words *defaults, mf_
                            ? "on tsp no stream can be resident: use gather, broadcast or ring"
                        : out->sequence ? "attention-stream and mlp-stream are both resident or both not"
                                        : "a stream other than resident needs an axis sp, tsp or dsp");
-    apply_exchange(defaults, out);
+    apply_default_exchange(defaults, out);
     if (!apply_exchange(&w.given, out))
         return MF_FAIL(MF_EINVAL, MESH "exchange=%s %s", text, w.given.exchange,
                        out->exchange == &mf_exchange_switch
