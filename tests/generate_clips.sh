@@ -111,6 +111,7 @@ refuses 'a.condition.npy: is a name of conditions' --model led/model --condition
     --out a.condition.npy
 refuses 'shapes.npy: is (16, 4, 12, 16, 3) of |u1; (16, 2, 16) of <f4 is needed' --model led/model --condition shapes.npy --out a.npy
 refuses '--sheet /nowhere/a.png: /nowhere cannot be written' --model run/model --sheet /nowhere/a.png
+refuses 'are beyond 65535 pixels a side' --model run/model --clips 2000 --sheet a.png
 refuses '/nowhere/a.npy' --model run/model --out /nowhere/a.npy
 for i in {1..40}; do echo "a text of lines, of which this is number $i"; done >text
 "$meshfold" train --model tiny --data text --seq 16 --steps 1 --threads 1 --out texts >/dev/null

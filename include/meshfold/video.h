@@ -100,6 +100,8 @@ typedef struct mf_sheet_options {
     int64_t scale;   /* a pixel becomes scale x scale; 0: what makes a frame 64 high and wide at least */
 } mf_sheet_options;
 /* values: pixels [clips, frames, height, width, channels] of 1 or 3 channels. MF_EINVAL, MF_ENONFINITE. */
+mf_status mf_video_sheet_check(const char *path, const mf_video_shape *shape,
+                               const mf_sheet_options *options);
 mf_status mf_video_sheet(const char *path, const mf_video_shape *shape, const float *values,
                          const mf_sheet_options *options);
 

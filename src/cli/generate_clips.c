@@ -54,6 +54,8 @@ typedef struct job {
     bool reports; /* rank 0 is in this process */
 } job;
 
+static const mf_sheet_options sheet_options = {.columns = 16};
+
 static bool ends(const char *name, const char *end) {
     size_t a = strlen(name), b = strlen(end);
     return a >= b && strcmp(name + a - b, end) == 0;
@@ -70,6 +72,7 @@ static mf_status check_outputs(const job *j) {
         return MF_FAIL(MF_EINVAL, "--sheet %s: the picture is a .png", s->sheet);
     MF_TRY(mf_check_output("out", s->out));
     MF_TRY(mf_check_output("sheet", s->sheet));
+    if (s->sheet) MF_TRY(mf_blame("--sheet", mf_video_sheet_check(s->sheet, &j->shape, &sheet_options)));
     if (pixels || (!s->sheet && ends(s->out, ".npy"))) return MF_OK;
     return MF_FAIL(MF_EINVAL, "--%s: clips of %lld channels are no pixels; write them with --out FILE.npy",
                    s->sheet ? "sheet" : "out", (long long)channels);
@@ -200,7 +203,7 @@ static mf_status body(mf_world *world, void *argument) {
 static mf_status close_outputs(job *j) {
     const mf_clips_settings *s = j->request->clips;
     if (j->writer) MF_TRY(mf_video_finish(j->writer));
-    return s->sheet ? mf_video_sheet(s->sheet, &j->shape, j->all, &(mf_sheet_options){.columns = 16}) : MF_OK;
+    return s->sheet ? mf_video_sheet(s->sheet, &j->shape, j->all, &sheet_options) : MF_OK;
 }
 
 static void print(const job *j) {

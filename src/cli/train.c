@@ -5,6 +5,7 @@
 #include "cli/run_folder.h"
 #include "cli/run_settings.h"
 #include "cli/stop_signal.h"
+#include "cli/text.h"
 #include "cli/train_report.h"
 
 #include <stdlib.h>
@@ -252,8 +253,9 @@ static mf_status load_clips(command *c) {
                                                 &c->clips)));
     c->options.clips = c->clips;
     if (mf_video_set_channels(c->clips) == v->channels) return MF_OK;
-    return MF_FAIL(MF_EINVAL, "--data: clips have %lld channels, the model %lld",
-                   (long long)mf_video_set_channels(c->clips), (long long)v->channels);
+    return MF_FAIL(MF_EINVAL, "--data: clips have %lld channel%s, the model %lld",
+                   (long long)mf_video_set_channels(c->clips), mf_plural(mf_video_set_channels(c->clips)),
+                   (long long)v->channels);
 }
 
 static mf_status prepare(command *c) {

@@ -269,7 +269,7 @@ static mf_status finished(void *context, const mf_train_summary *s) {
         printf("\nloss %.4f -> %.4f, %s %.4f; %s tokens/s, %.0f%% of peak", s->loss_first, s->loss_last,
                holds_out(r->options) ? "held out" : "evaluated", s->loss_eval,
                mf_rate_text(s->tokens_per_s, rate), 100 * s->flops_share);
-        if (s->skipped) printf("; %lld steps skipped", (long long)s->skipped);
+        if (s->skipped) printf("; %lld step%s skipped", (long long)s->skipped, mf_plural(s->skipped));
         printf("\n");
         if (r->folder) printf("wrote %s (model in %s/model)\n", r->folder, r->folder);
     }

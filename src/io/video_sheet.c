@@ -37,6 +37,12 @@ static mf_status lay_out(const char *path, const mf_video_shape *s, const mf_she
         (long long)out->scale, SIDE_LIMIT);
 }
 
+mf_status mf_video_sheet_check(const char *path, const mf_video_shape *shape,
+                               const mf_sheet_options *options) {
+    sheet sh;
+    return lay_out(path, shape, options, &sh);
+}
+
 /* values: [height, width, channels], to the sheet from its pixel (top, left) on. */
 static void draw_frame(sheet *sh, const float *values, int64_t top, int64_t left) {
     int64_t channels = sh->shape->channels;
