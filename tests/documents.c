@@ -81,7 +81,7 @@ static mf_status body(mf_world *world, void *argument) {
     double loss = 0;
     MF_GO(open_member(world, s, &m));
     if (s->packed) MF_GO(mf_model_set_documents(m.model, s->begins));
-    mf_gradient_call call = {.ids = s->ids, .labels = s->labels, .scale = (float)s->scale, .last = true};
+    mf_model_call call = {.ids = s->ids, .labels = s->labels, .scale = (float)s->scale, .last = true};
     MF_GO(mf_model_gradients(m.model, &call, &loss));
     s->loss += loss * s->scale;
     MF_GO(add_grads(&m, s));

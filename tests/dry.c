@@ -201,7 +201,7 @@ static void videos_too(void **state) {
             c->kv_heads = c->heads;
             c->video = (mf_video_config){5, 6, 14, 3, 2, 0, 0, i % 2 == 0};
             c->video.condition_tokens = c->video.condition_channels = i % 3 ? 0 : 7;
-            b->options.model.grid = (mf_clip){5, 3, 7};
+            b->options.model.grid = (mf_clip_grid){5, 3, 7};
             b->options.accumulate = 1 + (int64_t)i % 2;
             every_mode(b, video_meshes[i]);
             mf_host_free(b);

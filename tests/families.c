@@ -92,7 +92,7 @@ static mf_status compare_logits(trial *t, member *m, bool first) {
 
 static mf_status compare_gradients(trial *t, member *m, bool first) {
     double loss = 0, scale = 1.0 / (double)(t->golden.batch * (t->golden.tokens - 1));
-    mf_gradient_call call = {.ids = m->ids, .labels = m->labels, .scale = (float)scale, .last = true};
+    mf_model_call call = {.ids = m->ids, .labels = m->labels, .scale = (float)scale, .last = true};
     MF_TRY(mf_model_gradients(m->model, &call, &loss));
     MF_TRY(mf_barrier(mf_model_world(m->model)));
     MF_TRY(mf_allreduce_f64(mf_model_world(m->model), &loss, 1));

@@ -20,7 +20,7 @@ typedef struct measured {
 } measured;
 
 /* Of a model of videos. */
-static mf_status place_clips(mf_clip_room *clips, const mf_model *model, mf_gradient_call *call) {
+static mf_status place_clips(mf_clip_room *clips, const mf_model *model, mf_model_call *call) {
     const mf_model_options *o = mf_model_options_get(model);
     if (!mf_options_are_of_videos(o)) return MF_OK;
     for (int64_t b = 0; b < o->batch; b++)
@@ -38,7 +38,7 @@ static mf_status run_once(measured *m, mf_model *model, mf_device *device, mf_me
     mf_status status = MF_OK;
     MF_GO(mf_buffer_alloc(memory, MF_WORKSPACE, (size_t)tokens * sizeof(int32_t), "ids", &ids));
     MF_GO(mf_zero(device, ids.data, (size_t)tokens * sizeof(int32_t)));
-    mf_gradient_call call = {.ids = ids.data, .labels = ids.data, .scale = 1, .last = true};
+    mf_model_call call = {.ids = ids.data, .labels = ids.data, .scale = 1, .last = true};
     MF_GO(mf_clip_room_open(&clips, model, memory, device, m->options.batch));
     MF_GO(place_clips(&clips, model, &call));
     MF_GO(mf_zero(device, state.cut_weights, (size_t)state.cut * mf_dtype_bytes(state.type)));

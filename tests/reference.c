@@ -74,7 +74,7 @@ static mf_status run(pair *p) {
     MF_TRY(mf_zero(p->device, p->state.replicated_grads, (size_t)p->state.replicated * 4));
     parity_tokens(&p->shape, p->ids, p->labels);
     double scale = parity_scale(&p->shape, p->labels);
-    mf_gradient_call call = {.ids = p->ids, .labels = p->labels, .scale = (float)scale, .last = true};
+    mf_model_call call = {.ids = p->ids, .labels = p->labels, .scale = (float)scale, .last = true};
     MF_TRY(mf_model_gradients(p->model, &call, &p->loss));
     p->loss *= scale;
     return MF_OK;

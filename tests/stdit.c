@@ -40,7 +40,7 @@ typedef struct member {
     mf_model *model;
     mf_model_state state;
     float *master, *input, *target, *velocity;
-    mf_gradient_call call;
+    mf_model_call call;
 } member;
 
 static mf_status load_weights(member *m) {
@@ -74,11 +74,11 @@ static mf_status take_clips(member *m) {
     MF_TRY(cut_clips(m, "input", false, &m->input));
     MF_TRY(cut_clips(m, "target", true, &m->target));
     MF_TRY(mf_host_alloc((size_t)(m->batch * clip_values(g)), sizeof(float), &m->velocity));
-    m->call = (mf_gradient_call){.input = m->input,
-                                 .target = m->target,
-                                 .time = golden_values(g, "time") + m->first_clip,
-                                 .scale = (float)(1.0 / (double)(g->batch * clip_values(g))),
-                                 .last = true};
+    m->call = (mf_model_call){.input = m->input,
+                              .target = m->target,
+                              .time = golden_values(g, "time") + m->first_clip,
+                              .scale = (float)(1.0 / (double)(g->batch * clip_values(g))),
+                              .last = true};
     if (condition) m->call.condition = golden_values(g, "condition") + m->first_clip * condition;
     return MF_OK;
 }
@@ -391,7 +391,7 @@ static void config_is_read(void **state) {
                             .family = MF_STDIT};
     want.video = (mf_video_config){6, 8, 12, 2, 4, 7, 9, true};
     same_config(&c, &want);
-    mf_clip grid = mf_config_grid(&c);
+    mf_clip_grid grid = mf_config_grid(&c);
     assert_true(grid.frames == 6 && grid.rows == 2 && grid.columns == 3 && mf_config_values(&c) == 32);
     ASSERT_OK(load_with("head_dim", NULL, &c));
     assert_int_equal(c.head_dim, 8);

@@ -44,11 +44,11 @@ static size_t input_bytes(const counted *c) {
     return (size_t)(c->model.batch * all) * sizeof(float);
 }
 
-static mf_gradient_call call_with(const counted *c, const void *zeros) {
+static mf_model_call call_with(const counted *c, const void *zeros) {
     if (c->model.config.family == MF_STDIT)
-        return (mf_gradient_call){
+        return (mf_model_call){
             .input = zeros, .target = zeros, .time = zeros, .condition = zeros, .scale = 1, .last = true};
-    return (mf_gradient_call){.ids = zeros, .labels = zeros, .scale = 1, .last = true};
+    return (mf_model_call){.ids = zeros, .labels = zeros, .scale = 1, .last = true};
 }
 
 static mf_status step(const counted *c, mf_model *model, mf_device *device) {
@@ -59,7 +59,7 @@ static mf_status step(const counted *c, mf_model *model, mf_device *device) {
     double loss = 0;
     MF_GO(mf_buffer_alloc(memory, MF_WORKSPACE, input_bytes(c), "input", &zeros));
     MF_GO(mf_zero(device, zeros.data, input_bytes(c)));
-    mf_gradient_call call = call_with(c, zeros.data);
+    mf_model_call call = call_with(c, zeros.data);
     MF_GO(mf_zero(device, state.cut_weights, (size_t)state.cut * mf_dtype_bytes(state.type)));
     MF_GO(mf_zero(device, state.replicated_weights, (size_t)state.replicated * sizeof(float)));
     MF_GO(mf_barrier(mf_model_world(model)));

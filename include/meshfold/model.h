@@ -24,11 +24,11 @@ typedef enum mf_model_family {
 } mf_model_family;
 
 /* Patches of a clip: frames, and in each rows and columns of patches. */
-typedef struct mf_clip {
+typedef struct mf_clip_grid {
     int64_t frames, rows, columns;
-} mf_clip;
-static inline int64_t mf_clip_places(const mf_clip *g) { return g->rows * g->columns; }
-static inline int64_t mf_clip_tokens(const mf_clip *g) { return g->frames * mf_clip_places(g); }
+} mf_clip_grid;
+static inline int64_t mf_clip_places(const mf_clip_grid *g) { return g->rows * g->columns; }
+static inline int64_t mf_clip_tokens(const mf_clip_grid *g) { return g->frames * mf_clip_places(g); }
 
 /* What a video's model has beside hidden, layers, heads and ffn: blocks that attend over the places of a
  * frame and over the frames of a place take turns, both with a GELU MLP; layer norms without weights are
@@ -58,7 +58,8 @@ typedef struct mf_model_config {
 } mf_model_config;
 /* Values of a patch; the patches of the clips it is made for. */
 int64_t mf_config_values(const mf_model_config *config);
-mf_clip mf_config_grid(const mf_model_config *config);
+int64_t mf_config_condition_values(const mf_model_config *config); /* of a clip's condition; 0: none */
+mf_clip_grid mf_config_grid(const mf_model_config *config);
 bool mf_config_is_gated(const mf_model_config *config);
 /* "LlamaForCausalLM", ... */
 const char *mf_model_family_name(mf_model_family family);
@@ -119,7 +120,7 @@ typedef struct mf_model_options {
     mf_dtype type;
     mf_recompute recompute;
     int64_t batch, tokens; /* sequences, or clips, of a call; tokens of each, over all ranks */
-    mf_clip grid;          /* of a clip's: `tokens` of them. Not of texts */
+    mf_clip_grid grid;     /* of a clip's: `tokens` of them. Not of texts */
     uint64_t seed;
     bool forward_only; /* no gradients, nothing kept for them */
     bool cache;        /* forward only: an mf_cache will be made of it. MF_EUNSUPPORTED where weights are cut
@@ -155,7 +156,7 @@ void mf_model_cut(const mf_model *model, const int32_t *sequence, int32_t *out);
 mf_status mf_model_set_documents(mf_model *model, const int32_t *begins);
 
 /* What a step computes with: texts' ids and labels, or clips. */
-typedef struct mf_gradient_call {
+typedef struct mf_model_call {
     const int32_t *ids, *labels; /* [batch, rows], this rank's tokens; a negative label is masked */
     const float *input;  /* [rows in, values] f32: this rank's patches at the times (mf_model_cut_clip) */
     const float *target; /* [rows out, values] f32: their velocities */
@@ -165,14 +166,14 @@ typedef struct mf_gradient_call {
     float scale;    /* of the loss */
     bool last; /* of the step: sums over the ranks that hold the same weights begin while earlier layers are
                   at work */
-} mf_gradient_call;
+} mf_model_call;
 /* *loss: this rank's share of the sum over all unmasked tokens, of clips of the squared errors of all values;
  * the shares of all ranks add up to it. scale and last are not looked at. Collective. */
-mf_status mf_model_loss(mf_model *model, const mf_gradient_call *call, double *loss);
+mf_status mf_model_loss(mf_model *model, const mf_model_call *call, double *loss);
 /* The same, and += the gradient of scale * loss. After the last call of a step the gradients are sums over
  * all ranks, of cut parameters in the elements that this rank updates, of replicated ones on every rank.
  * Collective. */
-mf_status mf_model_gradients(mf_model *model, const mf_gradient_call *call, double *loss);
+mf_status mf_model_gradients(mf_model *model, const mf_model_call *call, double *loss);
 
 /* This rank's patches of clips: where the first block cuts them, or where the last one does. */
 int64_t mf_model_clip_rows(const mf_model *model, bool last);
@@ -180,7 +181,7 @@ int64_t mf_model_clip_rows(const mf_model *model, bool last);
 void mf_model_cut_clip(const mf_model *model, bool last, const float *clip, float *out);
 /* The velocities that the model predicts: out: [batch, tokens, values] f32, whole on every rank of a replica.
  * call: input, time and condition. Collective. */
-mf_status mf_model_velocity(mf_model *model, const mf_gradient_call *call, float *out);
+mf_status mf_model_velocity(mf_model *model, const mf_model_call *call, float *out);
 
 typedef struct mf_logits_call {
     const int32_t *ids;    /* [batch, rows], this rank's tokens */

@@ -188,3 +188,13 @@ mf_status mf_flag_set_json(const mf_flag *flag, const char *file, const json_t *
         snprintf(number, sizeof number, "%.17g", json_real_value(value));
     return mf_flag_set_text(flag, file, number, target);
 }
+
+bool mf_pair_read(const char *text, int64_t *first, int64_t *second) {
+    size_t length = strlen(text);
+    int a = 0, b = 0, end = 0;
+    bool plain = strspn(text, "0123456789x") == length; /* sscanf alone would take signs and spaces */
+    if (!plain || sscanf(text, "%9dx%9d%n", &a, &b, &end) != 2 || (size_t)end != length) return false;
+    *first = a;
+    *second = b;
+    return true;
+}

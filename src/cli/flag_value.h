@@ -9,4 +9,7 @@
 mf_status mf_flag_set_text(const mf_flag *flag, const char *file, const char *text, void *target);
 mf_status mf_flag_set_json(const mf_flag *flag, const char *file, const json_t *value, void *target);
 
+/* "32x16": two whole numbers of at most nine digits; false: it is something else. */
+bool mf_pair_read(const char *text, int64_t *first, int64_t *second);
+
 #endif

@@ -134,7 +134,7 @@ static mf_status tell_step(void *context, int64_t done, int64_t of) {
 /* Those of all clips, one after another. */
 static mf_status read_condition(job *j, const char *path) {
     const mf_video_config *v = &j->options.model.config.video;
-    int64_t each = v->condition_tokens * v->condition_channels, clips = j->options.clips;
+    int64_t each = mf_config_condition_values(&j->options.model.config), clips = j->options.clips;
     mf_condition_shape shape = {.tokens = v->condition_tokens, .channels = v->condition_channels};
     mf_condition *condition = NULL;
     if (!each && path) return MF_FAIL(MF_EINVAL, "--condition: the model has none");

@@ -21,7 +21,7 @@ const char *mf_config_text(const mf_model_config *c, char out[MF_MODEL_TEXT]) {
 }
 
 const char *mf_amount_text(const mf_model_options *o, int64_t sequences, char out[MF_MODEL_TEXT]) {
-    const mf_clip *g = &o->grid;
+    const mf_clip_grid *g = &o->grid;
     if (o->config.family == MF_STDIT)
         snprintf(out, MF_MODEL_TEXT, "%lld clip%s of %lld frame%s of %lldx%lld patches", (long long)sequences,
                  mf_plural(sequences), (long long)g->frames, mf_plural(g->frames), (long long)g->rows,

@@ -1,6 +1,7 @@
 /* run_settings.c: see run_settings.h. */
 #include "cli/run_settings.h"
 
+#include "cli/flag_value.h"
 #include "cli/machine.h"
 
 #include <errno.h>
@@ -157,11 +158,10 @@ mf_status mf_run_settings_model(const mf_run_settings *s, const char *command, m
                    command, command);
 }
 
-static mf_status read_grid(const char *text, mf_clip *out) {
-    char end = 0;
-    long long rows = 0, columns = 0;
-    bool good = sscanf(text, "%lldx%lld%c", &rows, &columns, &end) == 2;
-    if (!good || rows < 1 || columns < 1 || rows > 1 << 20 || columns > 1 << 20)
+static mf_status read_grid(const char *text, mf_clip_grid *out) {
+    int64_t rows = 0, columns = 0;
+    if (!mf_pair_read(text, &rows, &columns) || rows < 1 || columns < 1 || rows > 1 << 20 ||
+        columns > 1 << 20)
         return MF_FAIL(MF_EINVAL, "--grid %.100s: expected rows and columns of patches, as in 32x32", text);
     out->rows = rows;
     out->columns = columns;

@@ -1,6 +1,7 @@
 /* shapes.c: `meshfold shapes`: a file of videos to learn on: shapes that move. */
 #include "cli/commands.h"
 #include "cli/flag_table.h"
+#include "cli/flag_value.h"
 
 #include "meshfold/shapes.h"
 #include "meshfold/video.h"
@@ -47,11 +48,9 @@ static void help(const command *c) {
 }
 
 static mf_status read_size(const char *text, mf_shapes *out) {
-    int width = 0, height = 0, end = 0;
-    size_t length = strlen(text);
-    bool plain = strspn(text, "0123456789x") == length; /* sscanf alone would take signs and spaces */
-    if (plain && sscanf(text, "%4dx%4d%n", &width, &height, &end) == 2 && (size_t)end == length &&
-        width >= SIDE_LEAST && width <= SIDE_MOST && height >= SIDE_LEAST && height <= SIDE_MOST) {
+    int64_t width = 0, height = 0;
+    if (mf_pair_read(text, &width, &height) && width >= SIDE_LEAST && width <= SIDE_MOST &&
+        height >= SIDE_LEAST && height <= SIDE_MOST) {
         out->width = width;
         out->height = height;
         return MF_OK;

@@ -23,12 +23,9 @@ typedef struct session {
     int64_t steps_done, steps;
 } session;
 
-static int64_t condition_values(const mf_clips_options *o) {
-    const mf_video_config *v = &o->model.config.video;
-    return v->condition_tokens * v->condition_channels;
+static bool leads(const mf_clips_options *o) {
+    return mf_config_condition_values(&o->model.config) > 0 && o->guidance != 1;
 }
-
-static bool leads(const mf_clips_options *o) { return condition_values(o) > 0 && o->guidance != 1; }
 
 static mf_status take(session *s, int64_t n, const char *what, mf_buffer *out) {
     MF_TRY(mf_buffer_alloc(s->run.memory, MF_WORKSPACE, (size_t)n * sizeof(float), what, out));
@@ -47,8 +44,9 @@ static mf_status open_session(session *s) {
     MF_TRY(take(s, leads(o) ? batch * s->values : 0, "velocities without the condition", &s->unled));
     MF_TRY(take(s, own, "own patches", &s->input));
     MF_TRY(mf_host_alloc((size_t)batch, sizeof *s->time, &s->time));
-    MF_TRY(take(s, batch * condition_values(o), "conditions", &s->given));
-    MF_TRY(take(s, leads(o) ? batch * condition_values(o) : 0, "no condition", &s->nothing));
+    MF_TRY(take(s, batch * mf_config_condition_values(&o->model.config), "conditions", &s->given));
+    MF_TRY(take(s, leads(o) ? batch * mf_config_condition_values(&o->model.config) : 0, "no condition",
+                &s->nothing));
     return take(s, s->data ? s->run.replicas * batch * s->values : 0, "all replicas' clips", &s->all);
 }
 
@@ -76,10 +74,12 @@ static mf_status begin_clip(session *s, int64_t clip, float *x) {
 /* Those beyond the last, which fill a round up, have its condition. */
 static mf_status give_conditions(session *s, int64_t first) {
     const mf_clips_options *o = s->options;
-    size_t bytes = (size_t)condition_values(o) * sizeof(float);
+    size_t bytes = (size_t)mf_config_condition_values(&o->model.config) * sizeof(float);
     for (int64_t b = 0; b < o->model.batch && bytes; b++)
         MF_TRY(mf_copy_rows(s->run.device, 1, bytes, (char *)s->given.data + (size_t)b * bytes, bytes,
-                            o->condition + mf_min(first + b, o->clips - 1) * condition_values(o), bytes));
+                            o->condition + mf_min(first + b, o->clips - 1) *
+                                               mf_config_condition_values(&o->model.config),
+                            bytes));
     return MF_OK;
 }
 
@@ -94,7 +94,7 @@ static mf_status velocities(session *s, double time) {
         if (own) mf_model_cut_clip(s->run.model, false, x + b * s->values, input + b * own_values);
         s->time[b] = (float)time;
     }
-    mf_gradient_call call = {.input = input, .time = s->time, .condition = s->given.data};
+    mf_model_call call = {.input = input, .time = s->time, .condition = s->given.data};
     MF_TRY(mf_model_velocity(s->run.model, &call, v));
     if (!leads(o)) return MF_OK;
     call.condition = s->nothing.data;
@@ -166,7 +166,7 @@ static mf_status check(const mf_clips_options *o) {
     if (o->model.config.family != MF_STDIT) return MF_FAIL(MF_EINVAL, "clips of a model of texts");
     if (o->clips < 1 || o->steps < 1)
         return MF_FAIL(MF_EINVAL, "%lld clips in %lld steps", (long long)o->clips, (long long)o->steps);
-    if (condition_values(o) && !o->condition)
+    if (mf_config_condition_values(&o->model.config) && !o->condition)
         return MF_FAIL(MF_EINVAL, "the model has a condition: none is given");
     return mf_model_check(&o->model, &o->layout, &o->mesh);
 }

@@ -43,8 +43,7 @@ static void *results_at(const mf_model *m, int64_t layer, int64_t first) {
 }
 
 static mf_linear linear(const mf_model *m, int64_t in, int64_t out) {
-    return (mf_linear){
-        .device = m->device, .type = m->options.type, .n = m->side->tokens, .in = in, .out = out};
+    return mf_linear_of(m, m->side->tokens, in, out);
 }
 
 static mf_status in_compute_type(const mf_model *m, const float *in, int64_t in_ld, int64_t width,

@@ -205,10 +205,14 @@ int64_t mf_config_values(const mf_model_config *c) {
     return c->video.patch * c->video.patch * c->video.channels;
 }
 
-mf_clip mf_config_grid(const mf_model_config *c) {
+int64_t mf_config_condition_values(const mf_model_config *c) {
+    return c->video.condition_tokens * c->video.condition_channels;
+}
+
+mf_clip_grid mf_config_grid(const mf_model_config *c) {
     const mf_video_config *v = &c->video;
-    if (c->family != MF_STDIT) return (mf_clip){0};
-    return (mf_clip){.frames = v->frames, .rows = v->height / v->patch, .columns = v->width / v->patch};
+    if (c->family != MF_STDIT) return (mf_clip_grid){0};
+    return (mf_clip_grid){.frames = v->frames, .rows = v->height / v->patch, .columns = v->width / v->patch};
 }
 
 /* The weights of a layer that are multiplied with a token. */

@@ -35,8 +35,6 @@ typedef struct pass {
     mf_buffer dq, dk, dv, delta;                   /* f32 */
 } pass;
 
-static int64_t conditions(const mf_model *m) { return m->options.batch * m->config.video.condition_tokens; }
-
 static mf_status begin(pass *p, mf_model *m, int64_t layer, const void *x) {
     size_t size = mf_dtype_bytes(m->options.type);
     int64_t heads = mf_param_widest(m, mf_layer_param(m, layer, MF_CROSS_Q));
@@ -45,8 +43,8 @@ static mf_status begin(pass *p, mf_model *m, int64_t layer, const void *x) {
     MF_TRY(mf_normed_plain(m, x, &p->x));
     MF_TRY(mf_work(m, tokens * width, size, "queries of the condition", &p->q));
     MF_TRY(mf_work(m, tokens * width, size, "what they found", &p->a));
-    MF_TRY(mf_work(m, conditions(m) * width, size, "keys of the condition", &p->k));
-    MF_TRY(mf_work(m, conditions(m) * width, size, "values of the condition", &p->v));
+    MF_TRY(mf_work(m, mf_condition_rows(m) * width, size, "keys of the condition", &p->k));
+    MF_TRY(mf_work(m, mf_condition_rows(m) * width, size, "values of the condition", &p->v));
     MF_TRY(mf_work(m, tokens * heads, sizeof(float), "attention's log-sums", &p->lse));
     return mf_work(m, tokens * m->config.hidden, sizeof(float), "the condition's share", &p->y);
 }
@@ -54,7 +52,7 @@ static mf_status begin(pass *p, mf_model *m, int64_t layer, const void *x) {
 static mf_status begin_backward(pass *p, mf_model *m, int64_t layer) {
     size_t size = mf_dtype_bytes(m->options.type);
     int64_t heads = mf_param_widest(m, mf_layer_param(m, layer, MF_CROSS_Q));
-    int64_t width = heads * m->config.head_dim, tokens = m->side->tokens, rows = conditions(m);
+    int64_t width = heads * m->config.head_dim, tokens = m->side->tokens, rows = mf_condition_rows(m);
     MF_TRY(mf_block_grad_make(m, &(mf_gate_values){0}, &p->dy));
     MF_TRY(mf_work(m, tokens * width, size, "gradient of heads", &p->da));
     MF_TRY(mf_work(m, tokens * width, size, "query gradients", &p->dq_narrow));
@@ -74,14 +72,11 @@ static void end(pass *p) {
     mf_normed_free(p->model, &p->x);
 }
 
-static mf_linear linear(const mf_model *m, int64_t rows, int64_t in, int64_t out) {
-    return (mf_linear){.device = m->device, .type = m->options.type, .n = rows, .in = in, .out = out};
-}
-
 static mf_status project(pass *p, const turn *t) {
     mf_model *m = p->model;
     int64_t h = m->config.hidden;
-    mf_linear own = linear(m, m->side->tokens, h, t->width), its = linear(m, conditions(m), h, t->width);
+    mf_linear own = mf_linear_of(m, m->side->tokens, h, t->width),
+              its = mf_linear_of(m, mf_condition_rows(m), h, t->width);
     const void *condition = m->stdit.condition.data;
     MF_TRY(mf_linear_forward(&own, p->x.all, h, t->wq, p->q.data, t->width, m->options.type, false));
     MF_TRY(mf_linear_forward(&its, condition, h, t->wk, p->k.data, t->width, m->options.type, false));
@@ -141,7 +136,7 @@ static mf_status forward_turn(pass *p, int64_t layer, mf_stream *s) {
     mf_turn from;
     MF_TRY(mf_stream_turn(s, &from));
     turn t = describe(m, layer, &from);
-    mf_linear out = linear(m, m->side->tokens, t.width, m->config.hidden);
+    mf_linear out = mf_linear_of(m, m->side->tokens, t.width, m->config.hidden);
     MF_TRY(attend(p, &t));
     MF_TRY(
         mf_linear_forward(&out, p->a.data, t.width, t.wo, p->y.data, m->config.hidden, MF_F32, s->turn > 0));
@@ -165,7 +160,7 @@ fail:
 
 static mf_status attend_backward(pass *p, const turn *t) {
     mf_model *m = p->model;
-    int64_t own = m->side->tokens * t->width, its = conditions(m) * t->width;
+    int64_t own = m->side->tokens * t->width, its = mf_condition_rows(m) * t->width;
     mf_dtype type = m->options.type;
     mf_query_chunk queries;
     mf_key_chunk keys;
@@ -184,7 +179,8 @@ static mf_status input_grads(pass *p, const turn *t, bool first) {
     mf_model *m = p->model;
     int64_t h = m->config.hidden;
     float *condition = m->stdit.d_condition.data;
-    mf_linear own = linear(m, m->side->tokens, h, t->width), its = linear(m, conditions(m), h, t->width);
+    mf_linear own = mf_linear_of(m, m->side->tokens, h, t->width),
+              its = mf_linear_of(m, mf_condition_rows(m), h, t->width);
     MF_TRY(mf_linear_input_grad(&own, p->dq_narrow.data, t->width, t->wq, p->y.data, h, MF_F32, !first));
     MF_TRY(mf_linear_input_grad(&its, p->dk_narrow.data, t->width, t->wk, condition, h, MF_F32, true));
     return mf_linear_input_grad(&its, p->dv_narrow.data, t->width, t->wv, condition, h, MF_F32, true);
@@ -193,8 +189,9 @@ static mf_status input_grads(pass *p, const turn *t, bool first) {
 static mf_status weight_grads(pass *p, const turn *t, float *dw) {
     mf_model *m = p->model;
     int64_t h = m->config.hidden;
-    mf_linear own = linear(m, m->side->tokens, h, t->width), its = linear(m, conditions(m), h, t->width);
-    mf_linear out = linear(m, m->side->tokens, t->width, h);
+    mf_linear own = mf_linear_of(m, m->side->tokens, h, t->width),
+              its = mf_linear_of(m, mf_condition_rows(m), h, t->width);
+    mf_linear out = mf_linear_of(m, m->side->tokens, t->width, h);
     const void *condition = m->stdit.condition.data;
     MF_TRY(
         mf_linear_weight_grad(&own, p->dq_narrow.data, t->width, p->x.all, h, mf_grad_at(dw, t->q.offset)));
@@ -211,7 +208,7 @@ static mf_status backward_turn(pass *p, int64_t layer, mf_stream *s) {
     float *dw = NULL;
     MF_TRY(mf_stream_turn(s, &from));
     turn t = describe(m, layer, &from);
-    mf_linear out = linear(m, m->side->tokens, t.width, m->config.hidden);
+    mf_linear out = mf_linear_of(m, m->side->tokens, t.width, m->config.hidden);
     MF_TRY(attend(p, &t));
     MF_TRY(mf_linear_input_grad(&out, p->dy.dy, m->config.hidden, t.wo, p->da.data, t.width, m->options.type,
                                 false));

@@ -47,8 +47,7 @@ static int64_t heads_of(const step *s) { return model_of(s)->side->exchange.size
 static int64_t width_of(const step *s) { return model_of(s)->side->exchange.width; }
 
 static mf_linear linear(const step *s, int64_t in, int64_t out) {
-    const mf_model *m = model_of(s);
-    return (mf_linear){.device = m->device, .type = m->options.type, .n = s->n, .in = in, .out = out};
+    return mf_linear_of(model_of(s), s->n, in, out);
 }
 
 /* The rank that has the fewest rows of the sequence; the first after the sequence's own number, so that the

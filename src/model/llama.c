@@ -37,7 +37,7 @@ static mf_status backward(mf_model *m, const int32_t *ids) {
     return mf_finish_gradients(m);
 }
 
-mf_status mf_llama_loss(mf_model *m, const mf_gradient_call *call, double *loss) {
+mf_status mf_llama_loss(mf_model *m, const mf_model_call *call, double *loss) {
     MF_TRY(mf_model_forward(m, call->ids));
     m->next = NULL;
     return mf_head_loss(m, mf_x(m, m->config.layers), call->labels, loss);
@@ -58,7 +58,7 @@ mf_status mf_model_logits(mf_model *m, const mf_logits_call *call) {
     return mf_head_logits(m, mf_x(m, m->config.layers), call);
 }
 
-mf_status mf_llama_gradients(mf_model *m, const mf_gradient_call *call, double *loss) {
+mf_status mf_llama_gradients(mf_model *m, const mf_model_call *call, double *loss) {
     MF_TRY(mf_model_forward(m, call->ids));
     MF_TRY(mf_head_gradients(m, mf_x(m, m->config.layers), call->labels, call->scale, loss));
     return backward(m, call->ids);

@@ -82,15 +82,11 @@ static void pass_end(pass *p) {
     mf_normed_free(p->model, &p->normed);
 }
 
-static mf_linear linear(const mf_model *m, int64_t rows, int64_t in, int64_t out) {
-    return (mf_linear){.device = m->device, .type = m->options.type, .n = rows, .in = in, .out = out};
-}
-
 static mf_status gate_and_up(pass *p, const turn *t, int64_t row, int64_t rows) {
     mf_model *m = p->model;
     int64_t h = m->config.hidden;
     inner_rows to = inner_at(p, t, row);
-    mf_linear in = linear(m, rows, h, t->width);
+    mf_linear in = mf_linear_of(m, rows, h, t->width);
     const void *x = mf_at_const(m, p->normed.all, row * h);
     if (p->gated) MF_TRY(mf_linear_forward(&in, x, h, t->wgate, to.gate, to.ld, m->options.type, false));
     return mf_linear_forward(&in, x, h, t->wup, to.up, to.ld, m->options.type, false);
@@ -118,7 +114,7 @@ static mf_status forward_tile(pass *p, const turn *t, int64_t row, int64_t rows,
     MF_TRY(gate_and_up(p, t, row, rows));
     mf_activation_args act = activated(p, t, row, rows);
     MF_TRY(mf_activation_forward(m->device, &act));
-    mf_linear down = linear(m, rows, t->width, h);
+    mf_linear down = mf_linear_of(m, rows, t->width, h);
     return mf_linear_forward(&down, p->inner.data, t->width, t->wdown, y + row * h, h, MF_F32, !first);
 }
 
@@ -150,7 +146,7 @@ static mf_status input_grads(pass *p, const turn *t, int64_t row, int64_t rows, 
                              float *dnormed, bool first) {
     mf_model *m = p->model;
     int64_t h = m->config.hidden;
-    mf_linear in = linear(m, rows, h, t->width), down = linear(m, rows, t->width, h);
+    mf_linear in = mf_linear_of(m, rows, h, t->width), down = mf_linear_of(m, rows, t->width, h);
     MF_TRY(mf_linear_input_grad(&down, dy, h, t->wdown, p->dinner.data, t->width, m->options.type, false));
     if (m->mlp_slots == 0) MF_TRY(gate_and_up(p, t, row, rows));
     mf_activation_args act = activated(p, t, row, rows);
@@ -164,7 +160,7 @@ static mf_status weight_grads(pass *p, const turn *t, int64_t row, int64_t rows,
                               float *dw) {
     mf_model *m = p->model;
     int64_t h = m->config.hidden;
-    mf_linear in = linear(m, rows, h, t->width);
+    mf_linear in = mf_linear_of(m, rows, h, t->width);
     mf_last_map down = {.row = row,
                         .rows = rows,
                         .width = t->width,

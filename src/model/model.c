@@ -340,11 +340,11 @@ mf_status mf_finish_gradients(mf_model *m) {
     return m->last ? sum_replicas(m) : MF_OK;
 }
 
-mf_status mf_model_loss(mf_model *m, const mf_gradient_call *call, double *loss) {
+mf_status mf_model_loss(mf_model *m, const mf_model_call *call, double *loss) {
     return mf_is_video(m) ? mf_stdit_loss(m, call, loss) : mf_llama_loss(m, call, loss);
 }
 
-mf_status mf_model_gradients(mf_model *m, const mf_gradient_call *call, double *loss) {
+mf_status mf_model_gradients(mf_model *m, const mf_model_call *call, double *loss) {
     m->last = call->last;
     return mf_is_video(m) ? mf_stdit_gradients(m, call, loss) : mf_llama_gradients(m, call, loss);
 }

@@ -172,6 +172,10 @@ mf_status mf_params_sum_shared(mf_model *model);
 bool mf_params_are_shared(const mf_model *model);
 
 static inline bool mf_is_video(const mf_model *m) { return m->config.family == MF_STDIT; }
+/* Tokens of all clips' conditions. */
+static inline int64_t mf_condition_rows(const mf_model *m) {
+    return m->options.batch * m->config.video.condition_tokens;
+}
 static inline bool mf_switches(const mf_model *m) {
     return m->layout.exchange == &mf_exchange_switch && mf_comm_size(m->sequence) > 1;
 }
@@ -280,6 +284,9 @@ typedef struct mf_linear {
     mf_dtype type;
     int64_t n, in, out;
 } mf_linear;
+static inline mf_linear mf_linear_of(const mf_model *m, int64_t n, int64_t in, int64_t out) {
+    return (mf_linear){.device = m->device, .type = m->options.type, .n = n, .in = in, .out = out};
+}
 /* y: [n, out] = or += x: [n, in] · weight' */
 mf_status mf_linear_forward(const mf_linear *l, const void *x, int64_t x_ld, const void *weight, void *y,
                             int64_t y_ld, mf_dtype y_type, bool accumulate);
@@ -403,13 +410,13 @@ void mf_free_all(mf_model *model, mf_buffer *const *buffers, size_t count);
 
 /* llama.c: of texts. The blocks, from ids: [batch, rows] to the last one's output. */
 mf_status mf_model_forward(mf_model *model, const int32_t *ids);
-mf_status mf_llama_loss(mf_model *model, const mf_gradient_call *call, double *loss);
-mf_status mf_llama_gradients(mf_model *model, const mf_gradient_call *call, double *loss);
+mf_status mf_llama_loss(mf_model *model, const mf_model_call *call, double *loss);
+mf_status mf_llama_gradients(mf_model *model, const mf_model_call *call, double *loss);
 /* stdit.c: of videos. */
 mf_status mf_stdit_build(mf_model *model);
 void mf_stdit_free(mf_model *model);
-mf_status mf_stdit_loss(mf_model *model, const mf_gradient_call *call, double *loss);
-mf_status mf_stdit_gradients(mf_model *model, const mf_gradient_call *call, double *loss);
+mf_status mf_stdit_loss(mf_model *model, const mf_model_call *call, double *loss);
+mf_status mf_stdit_gradients(mf_model *model, const mf_model_call *call, double *loss);
 /* stdit_sides.c: this rank's share of clips; what it has of each side. */
 void mf_stdit_take_sides(mf_model *model);
 mf_status mf_stdit_grid(mf_model *model);
@@ -425,8 +432,8 @@ mf_status mf_stdit_switch(mf_model *model, int64_t layer, void *out);
 mf_status mf_stdit_switch_back(mf_model *model, int64_t layer);
 /* modulation.c: times and condition to what all blocks share of them, and back. */
 mf_status mf_modulation_keep(mf_model *model);
-mf_status mf_modulation_make(mf_model *model, const mf_gradient_call *call);
-mf_status mf_modulation_grads(mf_model *model, const mf_gradient_call *call);
+mf_status mf_modulation_make(mf_model *model, const mf_model_call *call);
+mf_status mf_modulation_grads(mf_model *model, const mf_model_call *call);
 /* Before a backward pass. */
 mf_status mf_modulation_clear(mf_model *model);
 /* Adds the layer's table. */

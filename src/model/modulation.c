@@ -12,7 +12,6 @@
 static const double time_scale = 1000, finest = 1e6;
 
 static int64_t batch(const mf_model *m) { return m->options.batch; }
-static int64_t conditions(const mf_model *m) { return batch(m) * m->config.video.condition_tokens; }
 
 static mf_status keep_backward(mf_model *m) {
     mf_stdit *s = &m->stdit;
@@ -22,7 +21,7 @@ static mf_status keep_backward(mf_model *m) {
     MF_TRY(mf_keep(m, MF_MODULATIONS * rows, sizeof(float), "gradient of modulation", &s->d_modulation));
     MF_TRY(mf_keep(m, MF_MODULATIONS * rows, sizeof(float), "gradient of modulation", &s->d_at_layer));
     MF_TRY(mf_keep(m, 2 * rows, sizeof(float), "gradient of modulation", &s->d_at_end));
-    return mf_keep(m, conditions(m) * m->config.hidden, sizeof(float), "gradient of the condition",
+    return mf_keep(m, mf_condition_rows(m) * m->config.hidden, sizeof(float), "gradient of the condition",
                    &s->d_condition);
 }
 
@@ -38,7 +37,7 @@ mf_status mf_modulation_keep(mf_model *m) {
     MF_TRY(mf_keep(m, MF_MODULATIONS * rows, sizeof(float), "modulation", &s->modulation));
     MF_TRY(mf_keep(m, MF_MODULATIONS * rows, sizeof(float), "a layer's modulation", &s->at_layer));
     MF_TRY(mf_keep(m, 2 * rows, sizeof(float), "the last norm's modulation", &s->at_end));
-    MF_TRY(mf_keep(m, conditions(m) * m->config.hidden, size, "the condition", &s->condition));
+    MF_TRY(mf_keep(m, mf_condition_rows(m) * m->config.hidden, size, "the condition", &s->condition));
     return keep_backward(m);
 }
 
@@ -93,7 +92,7 @@ static mf_status in_compute_type(mf_model *m, int64_t n, const float *in, mf_buf
 
 static mf_status embed_condition(mf_model *m, const float *condition) {
     mf_status status = MF_OK;
-    int64_t rows = conditions(m), n = rows * m->config.hidden;
+    int64_t rows = mf_condition_rows(m), n = rows * m->config.hidden;
     mf_buffer values = {0}, wide = {0};
     if (rows == 0) return MF_OK;
     MF_GO(in_compute_type(m, rows * m->config.video.condition_channels, condition, &values));
@@ -163,7 +162,7 @@ static mf_status modulate_end(mf_model *m) {
     return add_table(m, m->of_model[MF_FINAL_TABLE], &s->at_end);
 }
 
-mf_status mf_modulation_make(mf_model *m, const mf_gradient_call *call) {
+mf_status mf_modulation_make(mf_model *m, const mf_model_call *call) {
     mf_stdit *s = &m->stdit;
     m->next = mf_part_of(m, m->of_model[MF_TIME_OUT]);
     MF_TRY(waves(m, call->time));
@@ -172,7 +171,7 @@ mf_status mf_modulation_make(mf_model *m, const mf_gradient_call *call) {
     m->next = mf_part_of(m, m->of_model[MF_MODULATION]);
     MF_TRY(mf_streamed_forward(m, MF_TIME_OUT, batch(m), s->inner_silu.data, s->embedded.data));
     MF_TRY(silu(m, s->embedded.data, s->embedded_silu.data));
-    m->next = conditions(m) ? mf_part_of(m, m->of_model[MF_CONDITION]) : mf_attention_part(m, 0);
+    m->next = mf_condition_rows(m) ? mf_part_of(m, m->of_model[MF_CONDITION]) : mf_attention_part(m, 0);
     MF_TRY(mf_streamed_forward(m, MF_MODULATION, batch(m), s->embedded_silu.data, s->modulation.data));
     m->next = mf_attention_part(m, 0);
     MF_TRY(embed_condition(m, call->condition));
@@ -186,7 +185,7 @@ mf_status mf_modulation_clear(mf_model *m) {
     MF_TRY(mf_zero(m->device, s->d_embedded.data, rows));
     MF_TRY(mf_zero(m->device, s->d_modulation.data, MF_MODULATIONS * rows));
     MF_TRY(mf_zero(m->device, s->d_at_end.data, 2 * rows));
-    return mf_zero(m->device, s->d_condition.data, (size_t)(conditions(m) * h) * sizeof(float));
+    return mf_zero(m->device, s->d_condition.data, (size_t)(mf_condition_rows(m) * h) * sizeof(float));
 }
 
 mf_status mf_modulation_open(mf_model *m, int64_t layer, bool grads) {
@@ -218,7 +217,7 @@ static mf_status end_grads(mf_model *m) {
 
 static mf_status condition_grads(mf_model *m, const float *condition) {
     mf_status status = MF_OK;
-    int64_t rows = conditions(m);
+    int64_t rows = mf_condition_rows(m);
     float *d = m->stdit.d_condition.data;
     mf_buffer values = {0};
     if (rows == 0) return MF_OK;
@@ -246,7 +245,7 @@ static mf_status time_grads(mf_model *m, float *dx) {
     return mf_streamed_backward(m, MF_TIME_IN, batch(m), s->features.data, s->d_embedded.data, NULL);
 }
 
-mf_status mf_modulation_grads(mf_model *m, const mf_gradient_call *call) {
+mf_status mf_modulation_grads(mf_model *m, const mf_model_call *call) {
     mf_status status = MF_OK;
     mf_buffer dx = {0};
     MF_GO(mf_work(m, batch(m) * m->config.hidden, sizeof(float), "gradient of times", &dx));

@@ -195,24 +195,20 @@ static void add_stdit(mf_model *m) {
 /* At most: three or four parts a layer, four outside. */
 enum { LAYER_PARTS = 4, OUTER_PARTS = 4 };
 
-static int count_layer_params(const mf_model_config *c, bool video) {
-    int count = (c->qkv_bias ? 3 : 0) + (c->qk_norm ? 2 : 0) + (c->video.condition_tokens ? 4 : 0);
-    return count + 6 + mf_config_is_gated(c) + (video ? 1 : 2);
-}
-
 mf_status mf_params_name(mf_model *m) {
     const mf_model_config *c = &m->config;
     size_t parts = (size_t)(LAYER_PARTS * c->layers + OUTER_PARTS);
     bool video = mf_is_video(m);
     for (int i = 0; i < MF_LAYER_KINDS; i++) m->of_layer[i] = -1;
     for (int i = 0; i < MF_OUTER_KINDS; i++) m->of_model[i] = -1;
-    m->layer_params = count_layer_params(c, video);
     m->norm_elements = m->replicated = video ? 0 : (2 * c->layers + 1) * c->hidden;
-    MF_TRY(
-        mf_host_alloc((size_t)(c->layers * m->layer_params + MF_OUTER_KINDS), sizeof *m->param, &m->param));
+    MF_TRY(mf_host_alloc((size_t)(c->layers * MF_LAYER_KINDS + MF_OUTER_KINDS), sizeof *m->param, &m->param));
     MF_TRY(mf_host_alloc(parts, sizeof *m->part, &m->part));
     MF_TRY(mf_host_alloc(parts, sizeof *m->part_stream, &m->part_stream));
-    for (int64_t layer = 0; layer < c->layers; layer++) add_layer(m, layer);
+    for (int64_t layer = 0; layer < c->layers; layer++) {
+        add_layer(m, layer);
+        if (layer == 0) m->layer_params = m->params; /* all have the same */
+    }
     if (video)
         add_stdit(m);
     else

@@ -32,17 +32,13 @@ static mf_status room_for(mf_model *m, int64_t width, mf_buffer *out) {
     return mf_work(m, rows * width, mf_dtype_bytes(m->options.type), "rows in the compute type", out);
 }
 
-static mf_linear linear(const mf_model *m, int64_t rows, int64_t in, int64_t out) {
-    return (mf_linear){.device = m->device, .type = m->options.type, .n = rows, .in = in, .out = out};
-}
-
 static const float *rows_at(const float *rows, int64_t elements) { return rows ? rows + elements : NULL; }
 
 static mf_status embed_tile(mf_model *m, int64_t row, int64_t rows, const void *x, const void *weight,
                             float *y, void *out) {
     const mf_stdit *s = &m->stdit;
     int64_t h = m->config.hidden;
-    mf_linear map = linear(m, rows, values_of(m), h);
+    mf_linear map = mf_linear_of(m, rows, values_of(m), h);
     MF_TRY(mf_linear_forward(&map, x, values_of(m), weight, y, h, MF_F32, false));
     mf_grid_embed_args args = {.type = m->options.type,
                                .n = rows,
@@ -100,7 +96,7 @@ mf_status mf_patches_in_grads(mf_model *m, const float *input) {
     for (int64_t row = 0; row < held(m); row += MF_ROW_TILE) {
         int64_t rows = mf_min(MF_ROW_TILE, held(m) - row);
         const float *dx = rows_at(m->dx.data, row * h);
-        mf_linear map = linear(m, rows, values, h);
+        mf_linear map = mf_linear_of(m, rows, values, h);
         MF_GO(narrowed(m, rows * values, rows_at(own, row * values), &room_x, &x));
         MF_GO(narrowed(m, rows * h, dx, &room_dy, &dy));
         MF_GO(mf_linear_weight_grad(&map, dy, h, x, values, mf_replica_grad(m, m->of_model[MF_PATCH_IN], 0)));
@@ -162,7 +158,7 @@ static mf_status predict(way_out *w, int64_t row, int64_t rows) {
     mf_model *m = w->model;
     int64_t h = m->config.hidden, values = values_of(m);
     mf_modulate_args norm = last_norm(w, row, rows);
-    mf_linear map = linear(m, rows, h, values);
+    mf_linear map = mf_linear_of(m, rows, h, values);
     MF_TRY(mf_modulate_forward(m->device, &norm));
     MF_TRY(mf_linear_forward(&map, w->normed.data, h, w->weight, w->pred.data, values, MF_F32, false));
     return mf_bias_forward(m->device,
@@ -212,7 +208,7 @@ fail:
 static mf_status weight_grads(way_out *w, int64_t rows, const void *d_pred) {
     mf_model *m = w->model;
     int64_t values = values_of(m), h = m->config.hidden;
-    mf_linear map = linear(m, rows, h, values);
+    mf_linear map = mf_linear_of(m, rows, h, values);
     if (!mf_counts_rows(m)) return MF_OK;
     MF_TRY(mf_linear_weight_grad(&map, d_pred, values, w->normed.data, h,
                                  mf_replica_grad(m, m->of_model[MF_PATCH_OUT], 0)));
@@ -223,7 +219,7 @@ static mf_status input_grads(way_out *w, int64_t row, int64_t rows, const void *
     mf_model *m = w->model;
     int64_t values = values_of(m), h = m->config.hidden;
     float *d_end = m->stdit.d_at_end.data, *dx = m->dx.data;
-    mf_linear map = linear(m, rows, h, values);
+    mf_linear map = mf_linear_of(m, rows, h, values);
     mf_modulate_args norm = last_norm(w, row, rows);
     MF_TRY(mf_linear_input_grad(&map, d_pred, values, w->weight, w->dnormed.data, h, MF_F32, false));
     norm.dy = w->dnormed.data;

@@ -41,7 +41,7 @@ mf_headnorm_args mf_head_norm_of(const mf_model *m, const mf_projection *p, int6
 mf_status mf_project_plain(const mf_model *m, const mf_projection *p, int64_t tokens, const void *normed,
                            void *out, int64_t ld) {
     int64_t h = m->config.hidden;
-    mf_linear map = {.device = m->device, .type = m->options.type, .n = tokens, .in = h, .out = p->width};
+    mf_linear map = mf_linear_of(m, tokens, h, p->width);
     MF_TRY(mf_linear_forward(&map, normed, h, p->weight, out, ld, m->options.type, false));
     if (p->bias < 0) return MF_OK;
     return mf_bias_forward(

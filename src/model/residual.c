@@ -162,7 +162,7 @@ static mf_status gate_tile(mf_model *m, const mf_gate_values *gate, const mf_blo
     int64_t cols = mf_min(GATE_COLS, map->width - col);
     int64_t first = mf_max(map->row, sample * length),
             end = mf_min(map->row + map->rows, (sample + 1) * length);
-    mf_linear part = {.device = m->device, .type = m->options.type, .n = end - first, .in = cols, .out = h};
+    mf_linear part = mf_linear_of(m, end - first, cols, h);
     MF_TRY(mf_linear_product(&part, mf_at_const(m, g->dx.all, first * h), h,
                              mf_at_const(m, map->a, (first - map->row) * map->a_ld + col), map->a_ld,
                              product));
@@ -197,7 +197,7 @@ fail:
 mf_status mf_last_map_grads(mf_model *m, const mf_gate_values *gate, const mf_block_grad *g,
                             const mf_last_map *map) {
     int64_t h = m->config.hidden;
-    mf_linear l = {.device = m->device, .type = m->options.type, .n = map->rows, .in = map->width, .out = h};
+    mf_linear l = mf_linear_of(m, map->rows, map->width, h);
     if (gate->value) return gated_grads(m, gate, g, map);
     return mf_linear_weight_grad(&l, mf_at_const(m, g->dy, map->row * h), h, map->a, map->a_ld,
                                  map->d_weight);

@@ -46,7 +46,7 @@ static mf_status forward_layer(mf_model *m, int64_t layer) {
     return switched ? mf_stdit_switch(m, layer + 1, mf_x(m, layer + 1)) : MF_OK;
 }
 
-static mf_status forward(mf_model *m, const mf_gradient_call *call) {
+static mf_status forward(mf_model *m, const mf_model_call *call) {
     mf_take_side(m, 0);
     MF_TRY(mf_modulation_make(m, call));
     MF_TRY(mf_patches_in(m, call->input, mf_x(m, 0)));
@@ -54,7 +54,7 @@ static mf_status forward(mf_model *m, const mf_gradient_call *call) {
     return MF_OK;
 }
 
-mf_status mf_stdit_loss(mf_model *m, const mf_gradient_call *call, double *loss) {
+mf_status mf_stdit_loss(mf_model *m, const mf_model_call *call, double *loss) {
     MF_TRY(forward(m, call));
     return mf_patches_out(m, mf_x(m, m->config.layers), call->target, NULL, loss);
 }
@@ -70,7 +70,7 @@ static mf_status whole_velocity(mf_model *m, float *own, float *out) {
     return mf_allreduce(m->tensor, out, all, MF_F32, NULL);
 }
 
-mf_status mf_model_velocity(mf_model *m, const mf_gradient_call *call, float *out) {
+mf_status mf_model_velocity(mf_model *m, const mf_model_call *call, float *out) {
     mf_status status = MF_OK;
     mf_buffer own = {0};
     if (!mf_is_video(m)) return MF_FAIL(MF_EINVAL, "velocities of a model of texts");
@@ -105,7 +105,7 @@ static mf_status layer_backward(mf_model *m, int64_t layer) {
     return mf_modulation_close(m, layer);
 }
 
-mf_status mf_stdit_gradients(mf_model *m, const mf_gradient_call *call, double *loss) {
+mf_status mf_stdit_gradients(mf_model *m, const mf_model_call *call, double *loss) {
     MF_TRY(forward(m, call));
     MF_TRY(mf_modulation_clear(m));
     MF_TRY(mf_patches_out_grads(m, mf_x(m, m->config.layers), call->target, call->scale, loss));

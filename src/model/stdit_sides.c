@@ -93,7 +93,7 @@ void mf_stdit_place_clip(const mf_model *m, const float *own, float *clip) {
 
 /* Where a row of a clip stands in the grid. */
 typedef struct indexing {
-    const mf_clip *grid;
+    const mf_clip_grid *grid;
     int32_t *index;
 } indexing;
 
@@ -135,7 +135,7 @@ void mf_stdit_widths(const mf_model *m, int64_t width[3]) {
 
 mf_status mf_stdit_grid(mf_model *m) {
     mf_stdit *s = &m->stdit;
-    const mf_clip *g = &m->options.grid;
+    const mf_clip_grid *g = &m->options.grid;
     const int64_t length[3] = {g->frames, g->rows, g->columns};
     int64_t width[3];
     mf_stdit_widths(m, width);
@@ -152,7 +152,7 @@ mf_status mf_stdit_grid(mf_model *m) {
 
 /* The residual stream, of all ranks: [batch, frames, places, hidden]. */
 static mf_cut stream_of(const mf_model *m) {
-    const mf_clip *g = &m->options.grid;
+    const mf_clip_grid *g = &m->options.grid;
     return (mf_cut){.comm = m->sequence,
                     .device = m->device,
                     .element = mf_dtype_bytes(m->options.type),

@@ -4,8 +4,7 @@
 #include "model/model.h"
 
 static mf_linear map_of(const mf_model *m, const mf_param *p, int64_t rows, const mf_slice *slice) {
-    return (mf_linear){
-        .device = m->device, .type = m->options.type, .n = rows, .in = p->cols, .out = slice->count};
+    return mf_linear_of(m, rows, p->cols, slice->count);
 }
 
 static mf_status forward_turns(mf_model *m, int param, int64_t rows, const void *x, float *y) {

@@ -162,8 +162,7 @@ static bool next_tile(const head *e, int64_t width, tile *t) {
 }
 
 static mf_linear linear(const mf_model *m, const tile *t) {
-    return (mf_linear){
-        .device = m->device, .type = m->options.type, .n = t->rows, .in = m->config.hidden, .out = t->cols};
+    return mf_linear_of(m, t->rows, m->config.hidden, t->cols);
 }
 
 static mf_status logits_of(head *e, const tile *t, const mf_slice *slice, const void *weights,
@@ -308,8 +307,7 @@ static mf_status logits_turns(mf_model *m, const mf_logits_call *call, const voi
     for (mf_turn turn; mf_stream_more(&s);) {
         MF_GO(mf_stream_turn(&s, &turn));
         mf_slice slice = mf_param_slice(m, mf_head_param(m), turn.shard);
-        mf_linear l = {
-            .device = m->device, .type = m->options.type, .n = call->count, .in = h, .out = slice.count};
+        mf_linear l = mf_linear_of(m, call->count, h, slice.count);
         MF_GO(mf_linear_forward(&l, inputs, h, turn.weights, call->logits + slice.first, m->config.vocab,
                                 MF_F32, false));
         MF_GO(mf_stream_end_turn(&s));

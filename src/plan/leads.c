@@ -155,7 +155,7 @@ static bool finds_clips(const finder *f) { return f->options->model.config.famil
 
 /* Ranks that can have some of a clip, where these cut it: by places, and dsp by frames too. */
 static int64_t most_shares(const finder *f) {
-    const mf_clip *g = &f->options->model.grid;
+    const mf_clip_grid *g = &f->options->model.grid;
     if (!finds_clips(f)) return INT64_MAX;
     return f->dsp > 1 ? mf_min(g->frames, mf_clip_places(g)) : mf_clip_places(g);
 }

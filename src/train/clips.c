@@ -10,10 +10,6 @@ static mf_status take(mf_clip_room *room, int64_t n, const char *what, mf_buffer
     return mf_buffer_alloc(room->memory, MF_WORKSPACE, (size_t)n * sizeof(float), what, out);
 }
 
-static int64_t condition_values(const mf_model_options *o) {
-    return o->config.video.condition_tokens * o->config.video.condition_channels;
-}
-
 /* Values of one clip that this rank has. */
 static int64_t own_values(const mf_model *model, bool last) {
     const mf_model_options *o = mf_model_options_get(model);
@@ -29,7 +25,8 @@ mf_status mf_clip_room_open(mf_clip_room *room, const mf_model *model, mf_memory
     MF_TRY(take(room, clips * own_values(model, false), "clips", &room->input));
     MF_TRY(take(room, clips * own_values(model, true), "velocities of clips", &room->target));
     MF_TRY(mf_host_alloc((size_t)clips, sizeof *room->time, &room->time));
-    MF_TRY(take(room, clips * condition_values(o), "conditions of clips", &room->condition));
+    MF_TRY(
+        take(room, clips * mf_config_condition_values(&o->config), "conditions of clips", &room->condition));
     MF_TRY(take(room, whole, "a clip", &room->values));
     return take(room, whole, "a clip's noise", &room->noise);
 }
@@ -97,7 +94,7 @@ static mf_status draw_condition(const mf_clip_room *room, const mf_clip_draw *d,
 
 mf_status mf_clip_place(mf_clip_room *room, const mf_model *model, const mf_clip_draw *d, int64_t at) {
     const mf_model_options *o = mf_model_options_get(model);
-    int64_t n = o->tokens * mf_config_values(&o->config), condition = condition_values(o);
+    int64_t n = o->tokens * mf_config_values(&o->config), condition = mf_config_condition_values(&o->config);
     int64_t in = own_values(model, false), out = own_values(model, true);
     float time = (float)time_of(d);
     MF_TRY(draw_values(room, d, n, room->values.data));
@@ -114,9 +111,10 @@ static const float *at_elements(const mf_buffer *buffer, int64_t elements) {
     return buffer->data ? (const float *)buffer->data + elements : NULL;
 }
 
-void mf_clip_fill(const mf_clip_room *room, const mf_model *model, int64_t at, mf_gradient_call *call) {
+void mf_clip_fill(const mf_clip_room *room, const mf_model *model, int64_t at, mf_model_call *call) {
     call->input = at_elements(&room->input, at * own_values(model, false));
     call->target = at_elements(&room->target, at * own_values(model, true));
     call->time = room->time + at;
-    call->condition = at_elements(&room->condition, at * condition_values(mf_model_options_get(model)));
+    call->condition =
+        at_elements(&room->condition, at * mf_config_condition_values(&mf_model_options_get(model)->config));
 }

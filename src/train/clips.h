@@ -29,7 +29,7 @@ typedef struct mf_clip_draw {
  * Ho and Salimans, arXiv 2207.12598). */
 mf_status mf_clip_place(mf_clip_room *room, const mf_model *model, const mf_clip_draw *draw, int64_t at);
 /* The batch that begins with place `at`. */
-void mf_clip_fill(const mf_clip_room *room, const mf_model *model, int64_t at, mf_gradient_call *call);
+void mf_clip_fill(const mf_clip_room *room, const mf_model *model, int64_t at, mf_model_call *call);
 
 static inline bool mf_options_are_of_videos(const mf_model_options *o) {
     return o->config.family == MF_STDIT;

@@ -31,7 +31,7 @@ static mf_status one_batch(windows *w, int64_t first, double *loss, int64_t *tok
     }
     mf_loop_reset_stats(r);
     MF_TRY(mf_loop_set_documents(r, 0));
-    MF_TRY(mf_model_loss(r->model, &(mf_gradient_call){.ids = r->ids.data, .labels = r->labels.data}, &part));
+    MF_TRY(mf_model_loss(r->model, &(mf_model_call){.ids = r->ids.data, .labels = r->labels.data}, &part));
     *loss += part;
     return MF_OK;
 }

@@ -47,7 +47,7 @@ static mf_status draw_step(mf_run_state *r, int64_t step) {
     return MF_OK;
 }
 
-void mf_loop_fill(const mf_run_state *r, int64_t at, mf_gradient_call *call) {
+void mf_loop_fill(const mf_run_state *r, int64_t at, mf_model_call *call) {
     int64_t first = at * mf_model_rows(r->model);
     const int32_t *ids = r->ids.data, *labels = r->labels.data;
     if (mf_options_are_of_videos(&r->options->model)) {
@@ -63,7 +63,7 @@ mf_status mf_loop_update(mf_run_state *r, int64_t step, mf_update *u) {
     double scale = 1.0 / ((double)mf_loop_sequences(r) * mf_loss_terms(&o->model));
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
         double loss = 0;
-        mf_gradient_call call = {.scale = (float)scale, .last = micro + 1 == o->accumulate};
+        mf_model_call call = {.scale = (float)scale, .last = micro + 1 == o->accumulate};
         mf_loop_fill(r, micro * o->model.batch, &call);
         MF_TRY(mf_loop_set_documents(r, micro * o->model.batch));
         MF_TRY(mf_model_gradients(r->model, &call, &loss));
@@ -193,7 +193,7 @@ mf_status mf_loop_eval(mf_run_state *r, double *loss) {
     double total = 0;
     for (int64_t first = 0; first < count; first += batch * r->replicas) {
         double part = 0;
-        mf_gradient_call call = {0};
+        mf_model_call call = {0};
         if (video)
             MF_TRY(place_clips(r, first + r->replica * batch, count));
         else

@@ -52,7 +52,7 @@ void mf_loop_place(mf_run_state *run, int64_t at, const int32_t *ids, const int3
 /* Tells the model the documents of the sequences in place from `at` on. What has no text has none. */
 mf_status mf_loop_set_documents(mf_run_state *run, int64_t at);
 /* Texts or clips in place from `at` on. */
-void mf_loop_fill(const mf_run_state *run, int64_t at, mf_gradient_call *call);
+void mf_loop_fill(const mf_run_state *run, int64_t at, mf_model_call *call);
 /* One optimizer step on the sequences in place; update->loss is 0 before. Collective. */
 mf_status mf_loop_update(mf_run_state *run, int64_t step, mf_update *update);
 /* Mean loss on the held-out text. Collective. */

@@ -57,7 +57,7 @@ static mf_status train_once(mf_run_state *r, int64_t step) {
 
 static mf_status step_once(mf_run_state *r, int64_t step) {
     double loss = 0, start = mf_now_s();
-    mf_gradient_call call = {0};
+    mf_model_call call = {0};
     mf_loop_reset_stats(r);
     mf_loop_fill(r, 0, &call);
     if (r->options->model.forward_only)

@@ -90,7 +90,7 @@ static mf_status set_documents(run *r, int64_t micro) {
     return documents ? mf_model_set_documents(r->model, documents + begin_of(r, micro)) : MF_OK;
 }
 
-static mf_status place_clips(run *r, int64_t micro, mf_gradient_call *call) {
+static mf_status place_clips(run *r, int64_t micro, mf_model_call *call) {
     const mf_verify_options *o = r->options;
     for (int64_t b = 0; b < o->model.batch; b++) {
         mf_clip_draw draw = {
@@ -102,7 +102,7 @@ static mf_status place_clips(run *r, int64_t micro, mf_gradient_call *call) {
 }
 
 /* This rank's tokens of a micro-batch. */
-static void place_texts(run *r, int64_t micro, mf_gradient_call *call) {
+static void place_texts(run *r, int64_t micro, mf_model_call *call) {
     const mf_verify_options *o = r->options;
     int64_t rows = mf_model_rows(r->model);
     for (int64_t b = 0; b < o->model.batch && rows > 0; b++) {
@@ -114,7 +114,7 @@ static void place_texts(run *r, int64_t micro, mf_gradient_call *call) {
     call->labels = r->labels.data;
 }
 
-static mf_status place(run *r, int64_t micro, mf_gradient_call *call) {
+static mf_status place(run *r, int64_t micro, mf_model_call *call) {
     if (mf_options_are_of_videos(&r->options->model)) return place_clips(r, micro, call);
     place_texts(r, micro, call);
     return set_documents(r, micro);
@@ -135,7 +135,7 @@ static mf_status gradients(run *r, double *loss) {
     *loss = 0;
     for (int64_t micro = 0; micro < micros; micro++) {
         double part = 0;
-        mf_gradient_call call = {.scale = (float)scale, .last = micro + 1 == micros};
+        mf_model_call call = {.scale = (float)scale, .last = micro + 1 == micros};
         MF_TRY(place(r, micro, &call));
         MF_TRY(mf_model_gradients(r->model, &call, &part));
         *loss += part * scale;

@@ -174,7 +174,7 @@ const parity_case *parity_video_case_at(int index) {
     if (index >= (int)(sizeof video_cases / sizeof *video_cases)) return NULL;
     one = video_cases[index];
     one.config.family = MF_STDIT;
-    mf_clip grid = mf_config_grid(&one.config);
+    mf_clip_grid grid = mf_config_grid(&one.config);
     one.tokens = mf_clip_tokens(&grid);
     complete(&one);
     return &one;
@@ -337,7 +337,7 @@ static void member_destroy(member *m, mf_device *device) {
     *m = (member){0};
 }
 
-static mf_status place_clips(const parity_run *r, member *m, mf_gradient_call *call) {
+static mf_status place_clips(const parity_run *r, member *m, mf_model_call *call) {
     for (int64_t b = 0; b < m->batch; b++) {
         mf_clip_draw draw = {.pick = {.seed = 3, .index = m->first + b}, .time = -1};
         MF_TRY(mf_clip_place(&m->clips, m->model, &draw, b));
@@ -347,7 +347,7 @@ static mf_status place_clips(const parity_run *r, member *m, mf_gradient_call *c
     return MF_OK;
 }
 
-static mf_status place_texts(const parity_run *r, member *m, mf_gradient_call *call) {
+static mf_status place_texts(const parity_run *r, member *m, mf_model_call *call) {
     const parity_case *s = r->shape;
     int32_t ids[PARITY_TOKENS], labels[PARITY_TOKENS], documents[PARITY_TOKENS];
     int64_t rows = mf_model_rows(m->model);
@@ -366,13 +366,13 @@ static mf_status place_texts(const parity_run *r, member *m, mf_gradient_call *c
 }
 
 /* What the member computes on, and the scale of which the loss of all is a mean. */
-static mf_status member_place(const parity_run *r, member *m, mf_gradient_call *call) {
-    *call = (mf_gradient_call){.last = true};
+static mf_status member_place(const parity_run *r, member *m, mf_model_call *call) {
+    *call = (mf_model_call){.last = true};
     return is_video(r) ? place_clips(r, m, call) : place_texts(r, m, call);
 }
 
 /* A step of two halves: gradients add up over calls, and the last one completes them. */
-static mf_status member_gradients(const parity_run *r, member *m, mf_gradient_call call, double *loss) {
+static mf_status member_gradients(const parity_run *r, member *m, mf_model_call call, double *loss) {
     if (!r->two_calls) return mf_model_gradients(m->model, &call, loss);
     call.scale *= 0.25f;
     call.last = false;
@@ -384,7 +384,7 @@ static mf_status member_gradients(const parity_run *r, member *m, mf_gradient_ca
 
 /* *loss: the mean over all ranks of the member's mesh. */
 static mf_status member_run(const parity_run *r, member *m, double *loss) {
-    mf_gradient_call call;
+    mf_model_call call;
     MF_TRY(member_place(r, m, &call));
     MF_TRY(mf_barrier(mf_model_world(m->model)));
     if (r->forward_only)
@@ -453,7 +453,7 @@ fail:
 
 /* [batch, tokens, values] of the member's clips; owned by the caller (mf_host_free). */
 static mf_status member_velocity(const parity_run *r, member *m, float **out) {
-    mf_gradient_call call;
+    mf_model_call call;
     int64_t values = m->batch * r->shape->tokens * mf_config_values(&r->shape->config);
     MF_TRY(member_place(r, m, &call));
     MF_TRY(mf_host_alloc((size_t)values, sizeof **out, out));
