@@ -367,21 +367,23 @@ static struct {
     int open;
 } counted;
 
-static void *take_counted(size_t bytes) {
+static void *take_counted(void *context, size_t bytes) {
+    (void)context;
     if (counted.limit && counted.taken - counted.given + (int64_t)bytes > counted.limit) return NULL;
     counted.taken += (int64_t)bytes;
     counted.open++;
     return aligned_alloc(64, bytes);
 }
 
-static void give_counted(void *data, size_t bytes) {
+static void give_counted(void *context, void *data, size_t bytes) {
+    (void)context;
     counted.given += (int64_t)bytes;
     counted.open--;
     free(data);
 }
 
 static mf_memory *memory_make(int64_t limit) {
-    static const mf_memory_source source = {take_counted, give_counted, NULL};
+    static const mf_memory_source source = {take_counted, give_counted, NULL, NULL, NULL};
     mf_memory *memory = NULL;
     memset(&counted, 0, sizeof counted);
     counted.limit = limit;

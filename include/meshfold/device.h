@@ -1,6 +1,7 @@
 /* device.h: the operations that a schedule is made of, on whichever device computes them.
  *
  *     mf_device *device = NULL;
+ *     MF_TRY(mf_device_memory_create("cpu", &memory));
  *     MF_TRY(mf_device_create("cpu", memory, 2, &device));
  *     // y: [n, out] = x: [n, in] times w: [out, in] transposed
  *     MF_TRY(mf_gemm(device, &(mf_gemm_args){.m = n, .n = out, .k = in,
@@ -9,6 +10,8 @@
  *
  * Matrices are row-major; `ld` is the distance between rows in elements. "Compute type" is a call's dtype:
  * f32 or bf16. Sums are f32. Operations run in order on the calling rank; a size of 0 is allowed everywhere.
+ * On a GPU they have only been asked for when the call returns: the host neither reads nor writes a device's
+ * memory, but by mf_copy and what returns its result to the host.
  * A comment says of each output whether it is overwritten or accumulated (+=).
  * Errors: MF_EINVAL for impossible sizes, MF_ENOMEM for workspace, MF_ELIBRARY when a library refuses. */
 #ifndef MESHFOLD_DEVICE_H
@@ -18,16 +21,61 @@
 
 typedef struct mf_device mf_device;
 
-/* "cpu", or "dry": takes the CPU's workspace and computes nothing, on memory from mf_memory_dry.
- * threads: how many the rank computes with. Workspace comes from `memory`, which must outlive the device. */
+/* "cpu"; "cuda", or "cuda:1" for the second GPU and so on; "dry" and "dry-cuda": take the workspace of the
+ * CPU or of a GPU and compute nothing. threads: how many the rank computes with. Workspace comes from
+ * `memory`, which must outlive the device and be of mf_device_memory_create with the same name. Several
+ * devices may share it. MF_EUNSUPPORTED where the build or the machine lacks what the name says. */
 mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out);
+/* Waits for what was asked of it. Accepts NULL. */
 void mf_device_destroy(mf_device *device);
+/* Memory that the device of this name computes on. */
+mf_status mf_device_memory_create(const char *name, mf_memory **out);
+/* GPUs that "cuda" can name; 0 where the build or the machine has none. */
+int mf_cuda_count(void);
+/* The GPU of a rank, of so many on this machine: ranks take turns. out: [MF_DEVICE_NAME] "cuda:1", ...; other
+ * names come out as they are. */
+enum { MF_DEVICE_NAME = 32 };
+void mf_device_name_of_rank(const char *name, int local_rank, char *out);
+const char *mf_device_name(const mf_device *device); /* as it was created */
 mf_memory *mf_device_memory(mf_device *device);
 /* Floating-point operations done so far by matrix products (2mnk each) and attention (its products, of the
  * pairs that are seen). */
 double mf_device_flops(const mf_device *device);
 /* The CPU's matrix library, its version and the instructions that it uses, in words. Static. */
 const char *mf_cpu_description(void);
+
+/* A device works through two queues, each in order: what is computed, and what is moved meanwhile. Where
+ * nothing is queued (the CPU) all of this is done at once. */
+typedef enum mf_queue { MF_QUEUE_COMPUTE, MF_QUEUE_TRANSFER, MF_QUEUES } mf_queue;
+
+/* A point in a queue. */
+typedef struct mf_event mf_event;
+mf_status mf_event_create(mf_device *device, mf_event **out);
+/* Accepts NULL. Any thread, when nobody calls anything with it. */
+void mf_event_destroy(mf_event *event);
+/* The event stands for all that was asked of the queue so far. */
+mf_status mf_event_record(mf_device *device, mf_queue queue, mf_event *event);
+/* What is asked of the queue from now on begins when the event, of any device, has come; the host goes on. */
+mf_status mf_event_follow(mf_device *device, mf_queue queue, const mf_event *event);
+/* The host waits until all that was asked of the queue is done. Returns the device's own errors. */
+mf_status mf_device_finish(mf_device *device, mf_queue queue);
+/* Whether data lies in a GPU's memory, so that the host must leave it alone. */
+bool mf_device_holds(const mf_device *device, const void *data);
+/* to: [bytes] = from: [bytes], each the device's, another device's or the host's. Where one is the host's,
+ * from may be changed and to be read when it returns. */
+mf_status mf_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes);
+/* The sum of terms, in their order, to some places, each of which may be where a term is: of f32 as f32, of
+ * bf16 in f32, rounded once. n elements each, in GPUs' memory that the device can address. MF_EINVAL on a
+ * device without queues. */
+enum { MF_SUM_TERMS = 64 };
+typedef struct mf_sum_args {
+    int64_t n;
+    mf_dtype type;
+    int terms, places; /* MF_SUM_TERMS at most, each */
+    const void *const *term;
+    void *const *to;
+} mf_sum_args;
+mf_status mf_sum_terms(mf_device *device, mf_queue queue, const mf_sum_args *args);
 
 typedef struct mf_matrix {
     const void *data;

@@ -41,11 +41,14 @@ typedef struct mf_memory_stats {
 
 /* Where the bytes come from. NULL to mf_memory_create: mf_memory_heap. */
 typedef struct mf_memory_source {
-    void *(*take)(size_t bytes); /* 64-byte aligned, NULL when there is none */
-    void (*give_back)(void *data, size_t bytes);
+    void *(*take)(void *context, size_t bytes); /* 64-byte aligned, NULL when there is none */
+    void (*give_back)(void *context, void *data, size_t bytes);
     /* NULL, or: large blocks (mf_memory_is_large) are whole pages, and any run of pages of one may be given
      * back by itself, or together with a neighbour. */
     void (*give_back_pages)(void *data, size_t bytes);
+    void *context; /* the source's own */
+    void (*close)(
+        void *context); /* NULL, or: the allocator has ended. What was taken may still be given back */
 } mf_memory_source;
 /* The host's memory. give_back wants the size that was taken, and accepts NULL. */
 extern const mf_memory_source mf_memory_heap;
@@ -53,8 +56,11 @@ extern const mf_memory_source mf_memory_heap;
 /* Addresses that nobody may read or write: for a device that computes nothing. */
 extern const mf_memory_source mf_memory_dry;
 
+/* Copies *source. */
 mf_status mf_memory_create(const mf_memory_source *source, mf_memory **out);
 void mf_memory_destroy(mf_memory *memory);
+/* Points into memory. */
+const mf_memory_source *mf_memory_source_of(const mf_memory *memory);
 
 /* Content is undefined. 0 bytes is allowed and allocates nothing. `what` names the buffer in errors.
  * MF_ENOMEM names the category, the size and the peak so far. */

@@ -101,7 +101,7 @@ static mf_status local_transfer(mf_comm *comm, int lane_index, const mf_transfer
 static mf_status take(size_t bytes, void **out) {
     *out = NULL;
     if (!bytes) return MF_OK;
-    *out = mf_memory_heap.take(bytes);
+    *out = mf_memory_heap.take(NULL, bytes);
     return *out ? MF_OK : MF_FAIL(MF_ENOMEM, "no memory for %zu shared bytes", bytes);
 }
 
@@ -141,14 +141,14 @@ static mf_status local_shared_alloc(mf_comm *comm, const mf_header *header, mf_s
     return MF_OK;
 fail:
     mf_host_free(set);
-    mf_memory_heap.give_back(own, out->bytes);
+    mf_memory_heap.give_back(NULL, own, out->bytes);
     return status;
 }
 
 static void local_shared_free(mf_comm *comm, mf_shared *shared) {
     shared_set *set = shared->handle;
     if (atomic_fetch_sub(&set->holders, 1) > 1) return;
-    for (int r = 0; r < comm->size; r++) mf_memory_heap.give_back(set->part[r].data, set->part[r].bytes);
+    for (int r = 0; r < comm->size; r++) mf_memory_heap.give_back(NULL, set->part[r].data, set->part[r].bytes);
     mf_host_free(set);
 }
 
@@ -189,7 +189,7 @@ static void group_destroy(group *g) {
         mf_host_free(l->sequence);
     }
     mf_gate_destroy(&g->signal_gate);
-    mf_memory_heap.give_back(g->signals, (size_t)g->size * sizeof *g->signals);
+    mf_memory_heap.give_back(NULL, g->signals, (size_t)g->size * sizeof *g->signals);
     mf_host_free(g->joined);
     mf_host_free(g->ranks);
     mf_host_free(g->axis);

@@ -2,29 +2,89 @@
  */
 #include "device/ops.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 extern const mf_device_ops mf_device_cpu, mf_device_dry;
 
-static const mf_device_ops *const devices[] = {&mf_device_cpu, &mf_device_dry};
+static const mf_device_ops *const built_in[] = {&mf_device_cpu, &mf_device_dry};
+
+/* "cuda:1" is the device "cuda", number 1. */
+static bool is_named(const char *name, const char *device, int *number) {
+    size_t n = strlen(device);
+    *number = 0;
+    if (strncmp(name, device, n) != 0) return false;
+    if (name[n] == 0) return true;
+    char *end = NULL;
+    long value =
+        name[n] == ':' && name[n + 1] >= '0' && name[n + 1] <= '9' ? strtol(name + n + 1, &end, 10) : -1;
+    if (value < 0 || value > INT16_MAX || *end) return false;
+    *number = (int)value;
+    return true;
+}
+
+static mf_status find(const char *name, const mf_device_ops **ops, int *number) {
+    for (size_t i = 0; i < sizeof built_in / sizeof *built_in; i++) {
+        *ops = built_in[i];
+        if (strcmp((*ops)->name, name) == 0) return *number = 0, MF_OK;
+    }
+    if (is_named(name, "cuda", number)) {
+        const mf_cuda_module *module = NULL;
+        MF_TRY(mf_cuda_module_load(&module));
+        *ops = module->device;
+        int there = module->count();
+        if (*number < there) return MF_OK;
+        return MF_FAIL(MF_EUNSUPPORTED, "no device %s: this machine has %d GPU%s that CUDA can use", name,
+                       there, there == 1 ? "" : "s");
+    }
+    return MF_FAIL(MF_EUNSUPPORTED, "no device is called \"%s\"; there are: cpu, cuda, dry, dry-cuda", name);
+}
+
+int mf_cuda_count(void) {
+    const mf_cuda_module *module = NULL;
+    mf_error before = *mf_error_last();
+    if (mf_cuda_module_load(&module)) return mf_error_adopt(&before), 0;
+    return module->count();
+}
+
+void mf_device_name_of_rank(const char *name, int local_rank, char *out) {
+    int count = strcmp(name, "cuda") == 0 ? mf_cuda_count() : 0;
+    if (count)
+        snprintf(out, MF_DEVICE_NAME, "cuda:%d", local_rank % count);
+    else
+        snprintf(out, MF_DEVICE_NAME, "%s", name);
+}
+
+mf_status mf_device_memory_create(const char *name, mf_memory **out) {
+    const mf_device_ops *ops = NULL;
+    int number = 0;
+    mf_memory_source source = {0};
+    *out = NULL;
+    MF_TRY(find(name, &ops, &number));
+    MF_TRY(ops->source(number, &source));
+    mf_status status = mf_memory_create(&source, out);
+    if (status && source.close) source.close(source.context);
+    return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
+}
 
 mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out) {
+    mf_device *device = NULL;
+    const mf_device_ops *ops = NULL;
+    int number = 0;
     *out = NULL;
     if (threads < 1) return MF_FAIL(MF_EINVAL, "threads is %d; it must be at least 1", threads);
-    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
-        if (strcmp(devices[i]->name, name) != 0) continue;
-        mf_device *device = NULL;
-        MF_TRY(mf_host_alloc(1, sizeof *device, &device));
-        *device = (mf_device){.ops = devices[i], .memory = memory, .threads = threads};
-        mf_status status = device->ops->open(device);
-        if (status) {
-            mf_device_destroy(device);
-            return mf_error_pass(__FILE__, __LINE__, status);
-        }
-        *out = device;
-        return MF_OK;
+    MF_TRY(find(name, &ops, &number));
+    MF_TRY(mf_host_alloc(1, sizeof *device, &device));
+    *device = (mf_device){.ops = ops, .memory = memory, .threads = threads};
+    snprintf(device->name, sizeof device->name, "%s", name);
+    mf_status status = device->ops->open(device);
+    if (status) {
+        mf_device_destroy(device);
+        return mf_error_pass(__FILE__, __LINE__, status);
     }
-    return MF_FAIL(MF_EUNSUPPORTED, "no device is called \"%s\"; this build has: cpu, dry", name);
+    *out = device;
+    return MF_OK;
 }
 
 void mf_device_destroy(mf_device *device) {
@@ -34,7 +94,53 @@ void mf_device_destroy(mf_device *device) {
 }
 
 mf_memory *mf_device_memory(mf_device *device) { return device->memory; }
+const char *mf_device_name(const mf_device *device) { return device->name; }
 double mf_device_flops(const mf_device *device) { return device->flops; }
+
+/* Stands for every point of a queue that is always empty. */
+static mf_event nothing_queued;
+
+mf_status mf_event_create(mf_device *device, mf_event **out) {
+    *out = &nothing_queued;
+    return device->ops->event_create ? device->ops->event_create(device, out) : MF_OK;
+}
+
+void mf_event_destroy(mf_event *event) {
+    if (event && event->ops) event->ops->event_destroy(event);
+}
+
+mf_status mf_event_record(mf_device *device, mf_queue queue, mf_event *event) {
+    return event->ops ? device->ops->event_record(device, queue, event) : MF_OK;
+}
+
+mf_status mf_event_follow(mf_device *device, mf_queue queue, const mf_event *event) {
+    return event->ops ? device->ops->event_follow(device, queue, event) : MF_OK;
+}
+
+mf_status mf_device_finish(mf_device *device, mf_queue queue) {
+    return device->ops->finish ? device->ops->finish(device, queue) : MF_OK;
+}
+
+bool mf_device_holds(const mf_device *device, const void *data) {
+    return device->ops->holds && data && device->ops->holds(data);
+}
+
+mf_status mf_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes) {
+    if (bytes == 0 || to == from) return MF_OK;
+    if (device->ops->copy) return device->ops->copy(device, queue, to, from, bytes);
+    if (!device->ops->computes_nothing) memmove(to, from, bytes);
+    return MF_OK;
+}
+
+mf_status mf_sum_terms(mf_device *device, mf_queue queue, const mf_sum_args *args) {
+    if (!device->ops->sum) return MF_FAIL(MF_EINVAL, "%s has no queues to sum in", device->name);
+    if (args->n < 0 || args->terms < 1 || args->terms > MF_SUM_TERMS || args->places < 0 ||
+        args->places > MF_SUM_TERMS)
+        return MF_FAIL(MF_EINVAL, "a sum of %d terms of %lld to %d places", args->terms, (long long)args->n,
+                       args->places);
+    if (args->n == 0 || args->places == 0) return MF_OK;
+    return device->ops->sum(device, queue, args);
+}
 
 static const char *const operation_names[MF_OPERATIONS] = {"gemm",
                                                            "attention_forward",
@@ -81,14 +187,17 @@ const char *mf_operation_name(mf_operation operation) { return operation_names[o
 #define RUN(operation, call)                                                                                 \
     do {                                                                                                     \
         double begin_ = begins();                                                                            \
-        return ran(operation, begin_, call);                                                                 \
+        return ran(device, operation, begin_, call);                                                         \
     } while (0)
 
 static double begins(void) { return mf_trace_held() ? mf_now_s() : 0; }
 
-static mf_status ran(mf_operation operation, double begin, mf_status status) {
-    if (mf_trace_held()) mf_trace_add("compute", operation_names[operation], begin, mf_now_s(), 0);
-    return status;
+/* A span ends when the operation does, which a queue tells only to those who wait. */
+static mf_status ran(mf_device *device, mf_operation operation, double begin, mf_status status) {
+    if (status || !mf_trace_held()) return status;
+    MF_TRY(mf_device_finish(device, MF_QUEUE_COMPUTE));
+    mf_trace_add("compute", operation_names[operation], begin, mf_now_s(), 0);
+    return MF_OK;
 }
 
 static bool row_distance_ok(int64_t ld, int64_t row) { return ld >= row; }

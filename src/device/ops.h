@@ -8,8 +8,20 @@
 /* Every member has the contract of the public function of its name in device.h; none is optional. */
 typedef struct mf_device_ops {
     const char *name;
+    bool computes_nothing;
     mf_status (*open)(mf_device *device); /* makes device->state; called once */
     void (*close)(mf_device *device);     /* accepts a state that open left unfinished */
+    /* Where memory for this device comes from: number from its name ("cuda:1"), else 0. */
+    mf_status (*source)(int number, mf_memory_source *out);
+    /* Queues: NULL, all eight, where nothing is queued and the host addresses all memory. */
+    mf_status (*event_create)(mf_device *device, mf_event **out);
+    void (*event_destroy)(mf_event *event);
+    mf_status (*event_record)(mf_device *device, mf_queue queue, mf_event *event);
+    mf_status (*event_follow)(mf_device *device, mf_queue queue, const mf_event *event);
+    mf_status (*finish)(mf_device *device, mf_queue queue);
+    bool (*holds)(const void *data);
+    mf_status (*copy)(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes);
+    mf_status (*sum)(mf_device *device, mf_queue queue, const mf_sum_args *args);
     mf_status (*gemm)(mf_device *device, const mf_gemm_args *args);
     mf_status (*attention_forward)(mf_device *device, const mf_attention_args *args);
     mf_status (*attention_backward)(mf_device *device, const mf_attention_args *args);
@@ -54,6 +66,15 @@ typedef struct mf_device_ops {
                            const void *in, size_t in_ld);
 } mf_device_ops;
 
+/* module.c: what is built for CUDA, in a library of its own, so that a program that uses no GPU starts
+ * without CUDA's libraries. */
+typedef struct mf_cuda_module {
+    const mf_device_ops *device;
+    int (*count)(void); /* GPUs that can be used; 0 on any error */
+} mf_cuda_module;
+/* Loads it at the first call. MF_EUNSUPPORTED, with what is missing, where it can't be. */
+mf_status mf_cuda_module_load(const mf_cuda_module **out);
+
 /* device.c: pairs of a query and a key that it sees, over all heads and sequences. */
 double mf_attention_pairs(const mf_attention_args *args);
 /* The same where so many rows of queries are computed together: all the keys that any of them sees. Sizes
@@ -61,8 +82,14 @@ double mf_attention_pairs(const mf_attention_args *args);
 enum { MF_QUERY_TILE = 128 };
 double mf_attention_pairs_met(const mf_attention_args *args);
 
+/* An event of any device: who made it destroys it. */
+struct mf_event {
+    const mf_device_ops *ops;
+};
+
 struct mf_device {
     const mf_device_ops *ops;
+    char name[MF_DEVICE_NAME];
     mf_memory *memory;
     int threads;
     double flops;

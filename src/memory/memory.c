@@ -32,7 +32,8 @@ static size_t in_pages(size_t bytes) { return round_up(bytes, MF_PAGE); }
 
 /* Large blocks are mapped, and unmapped when given back: in the C library's heap they would leave holes, and
  * the process's resident size would drift from what is accounted. */
-static void *heap_take(size_t bytes) {
+static void *heap_take(void *context, size_t bytes) {
+    (void)context;
     if (!is_large(bytes)) return aligned_alloc(64, round_up(bytes, 64));
     void *data = mmap(NULL, in_pages(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) return NULL;
@@ -42,24 +43,25 @@ static void *heap_take(size_t bytes) {
 
 static void heap_unmap(void *data, size_t bytes) { munmap(data, bytes); }
 
-static void heap_give_back(void *data, size_t bytes) {
+static void heap_give_back(void *context, void *data, size_t bytes) {
+    (void)context;
     if (data && is_large(bytes))
         heap_unmap(data, in_pages(bytes));
     else
         free(data);
 }
 
-const mf_memory_source mf_memory_heap = {heap_take, heap_give_back, heap_unmap};
+const mf_memory_source mf_memory_heap = {heap_take, heap_give_back, heap_unmap, NULL, NULL};
 
-static void *dry_take(size_t bytes) {
+static void *dry_take(void *context, size_t bytes) {
     static _Alignas(64) char nowhere[64];
-    (void)bytes;
+    (void)context, (void)bytes;
     return nowhere;
 }
 
-static void dry_give_back(void *data, size_t bytes) { (void)data, (void)bytes; }
+static void dry_give_back(void *context, void *data, size_t bytes) { (void)context, (void)data, (void)bytes; }
 
-const mf_memory_source mf_memory_dry = {dry_take, dry_give_back, NULL};
+const mf_memory_source mf_memory_dry = {dry_take, dry_give_back, NULL, NULL, NULL};
 
 mf_status mf_memory_create(const mf_memory_source *source, mf_memory **out) {
     MF_TRY(mf_host_alloc(1, sizeof **out, out));
@@ -78,15 +80,15 @@ static void *take(mf_memory *memory, size_t bytes) {
     void *data = is_large(bytes) ? mf_spares_take(&memory->spares, in_pages(bytes)) : NULL;
     if (data) return data;
     trim(memory, (int64_t)bytes);
-    data = memory->source.take(bytes);
+    data = memory->source.take(memory->source.context, bytes);
     if (data || memory->spares.bytes == 0) return data;
     mf_spares_drop(&memory->spares, 0);
-    return memory->source.take(bytes);
+    return memory->source.take(memory->source.context, bytes);
 }
 
 static void give_back(mf_memory *memory, void *data, size_t bytes) {
     if (!is_large(bytes) || !memory->spares.drop) {
-        memory->source.give_back(data, bytes);
+        memory->source.give_back(memory->source.context, data, bytes);
         return;
     }
     mf_spares_add(&memory->spares, data, in_pages(bytes));
@@ -96,8 +98,11 @@ static void give_back(mf_memory *memory, void *data, size_t bytes) {
 void mf_memory_destroy(mf_memory *memory) {
     if (!memory) return;
     mf_spares_drop(&memory->spares, 0);
+    if (memory->source.close) memory->source.close(memory->source.context);
     mf_host_free(memory);
 }
+
+const mf_memory_source *mf_memory_source_of(const mf_memory *memory) { return &memory->source; }
 
 static mf_status no_memory(const mf_memory *memory, mf_category category, size_t bytes, const char *what) {
     return MF_FAIL(MF_ENOMEM, "no memory for %s: %zu bytes of %s; %lld bytes held, %lld at the peak", what,

@@ -16,6 +16,12 @@ static mf_status cpu_open(mf_device *device) { return open_with(device, false); 
 
 mf_status mf_cpu_open_dry(mf_device *device) { return open_with(device, true); }
 
+static mf_status source(int number, mf_memory_source *out) {
+    (void)number;
+    *out = mf_memory_heap;
+    return MF_OK;
+}
+
 void mf_cpu_close(mf_device *device) {
     mf_cpu *cpu = mf_cpu_of(device);
     if (!cpu) return;
@@ -29,6 +35,7 @@ void mf_cpu_close(mf_device *device) {
 const mf_device_ops mf_device_cpu = {
     .name = "cpu",
     .open = cpu_open,
+    .source = source,
     .close = mf_cpu_close,
     .gemm = mf_cpu_gemm,
     .attention_forward = mf_cpu_attention_forward,

@@ -233,9 +233,17 @@ static mf_status copy_rows(mf_device *device, int64_t rows, size_t bytes, void *
     return touch(MF_DO_COPY_ROWS, MF_F32, 2 * (double)rows * (double)bytes);
 }
 
+static mf_status source(int number, mf_memory_source *out) {
+    (void)number;
+    *out = mf_memory_dry;
+    return MF_OK;
+}
+
 const mf_device_ops mf_device_dry = {
     .name = "dry",
+    .computes_nothing = true,
     .open = mf_cpu_open_dry,
+    .source = source,
     .close = mf_cpu_close,
     .gemm = gemm,
     .attention_forward = attention_forward,

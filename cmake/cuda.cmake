@@ -1,0 +1,28 @@
+# What is built for CUDA: a module beside the program, which loads it when a GPU is asked for. Its sources are C for
+# the host's part and .cu for kernels; they call the program's own functions.
+file(GLOB MF_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/device/cuda/*.c ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cu)
+
+if(MESHFOLD_CUDA STREQUAL "AUTO")
+  include(CheckLanguage)
+  check_language(CUDA)
+elseif(MESHFOLD_CUDA)
+  set(CMAKE_CUDA_COMPILER nvcc CACHE STRING "")
+endif()
+if(NOT MESHFOLD_CUDA OR NOT CMAKE_CUDA_COMPILER)
+  return()
+endif()
+
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual) # A100; H100 and H200; whatever comes after, from PTX
+endif()
+set(CMAKE_CUDA_STANDARD 17)
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+
+add_library(meshfold_cuda MODULE ${MF_CUDA_SOURCES})
+target_include_directories(meshfold_cuda PRIVATE include src)
+target_compile_definitions(meshfold_cuda PRIVATE _GNU_SOURCE)
+target_compile_options(meshfold_cuda PRIVATE
+  $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion $<$<BOOL:${MESHFOLD_WERROR}>:-Werror>>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra $<$<BOOL:${MESHFOLD_WERROR}>:--Werror=all-warnings>>)
+target_link_libraries(meshfold_cuda PRIVATE CUDA::cudart_static CUDA::cublasLt)

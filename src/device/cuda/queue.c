@@ -1,0 +1,71 @@
+/* queue.c: a GPU's two queues are CUDA streams; what orders them, and what passes between their memory and
+ * the host's. Each call may come from another thread than the last. */
+#include "device/cuda/cuda.h"
+
+typedef struct event {
+    mf_event base;
+    cudaEvent_t cuda;
+} event;
+
+mf_status mf_cuda_check(const char *call, cudaError_t error) {
+    if (error == cudaSuccess) return MF_OK;
+    cudaGetLastError(); /* what can be recovered from is not seen again by the next call */
+    return MF_FAIL(error == cudaErrorMemoryAllocation ? MF_ENOMEM : MF_ELIBRARY, "%s: %s (%s)", call,
+                   cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+static mf_status enter(mf_device *device) {
+    return MF_CUDA(cudaSetDevice, mf_cuda_of(device)->place->number);
+}
+
+mf_status mf_cuda_event_create(mf_device *device, mf_event **out) {
+    event *made = NULL;
+    MF_TRY(enter(device));
+    MF_TRY(mf_host_alloc(1, sizeof *made, &made));
+    made->base.ops = device->ops;
+    mf_status status = MF_CUDA(cudaEventCreateWithFlags, &made->cuda, cudaEventDisableTiming);
+    if (status) {
+        mf_host_free(made);
+        return status;
+    }
+    *out = &made->base;
+    return MF_OK;
+}
+
+void mf_cuda_event_destroy(mf_event *base) {
+    event *e = (event *)base;
+    cudaEventDestroy(e->cuda);
+    mf_host_free(e);
+}
+
+mf_status mf_cuda_event_record(mf_device *device, mf_queue queue, mf_event *base) {
+    MF_TRY(enter(device));
+    return MF_CUDA(cudaEventRecord, ((event *)base)->cuda, mf_cuda_of(device)->place->queue[queue]);
+}
+
+mf_status mf_cuda_event_follow(mf_device *device, mf_queue queue, const mf_event *base) {
+    MF_TRY(enter(device));
+    return MF_CUDA(cudaStreamWaitEvent, mf_cuda_of(device)->place->queue[queue], ((const event *)base)->cuda,
+                   0);
+}
+
+mf_status mf_cuda_finish(mf_device *device, mf_queue queue) {
+    MF_TRY(enter(device));
+    return MF_CUDA(cudaStreamSynchronize, mf_cuda_of(device)->place->queue[queue]);
+}
+
+bool mf_cuda_holds(const void *data) {
+    struct cudaPointerAttributes attributes;
+    if (cudaPointerGetAttributes(&attributes, data)) {
+        cudaGetLastError();
+        return false;
+    }
+    return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+}
+
+mf_status mf_cuda_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes) {
+    MF_TRY(enter(device));
+    MF_TRY(MF_CUDA(cudaMemcpyAsync, to, from, bytes, cudaMemcpyDefault,
+                   mf_cuda_of(device)->place->queue[queue]));
+    return mf_cuda_holds(to) && mf_cuda_holds(from) ? MF_OK : mf_cuda_finish(device, queue);
+}
