@@ -37,14 +37,6 @@ __attribute__((weak)) mf_status mf_cuda_rmsnorm_backward(mf_device *device, cons
     (void)device;
     return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_rmsnorm_backward");
 }
-__attribute__((weak)) mf_status mf_cuda_rope(mf_device *device, const mf_rope_args *args) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_rope");
-}
-__attribute__((weak)) mf_status mf_cuda_rope_table(mf_device *device, const mf_rope_table_args *args) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_rope_table");
-}
 __attribute__((weak)) mf_status mf_cuda_headnorm_forward(mf_device *device, const mf_headnorm_args *args) {
     (void)device;
     return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_headnorm_forward");
@@ -81,16 +73,6 @@ __attribute__((weak)) mf_status mf_cuda_gate_grads(mf_device *device, const mf_g
     (void)device;
     return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_gate_grads");
 }
-__attribute__((weak)) mf_status mf_cuda_activation_forward(mf_device *device,
-                                                           const mf_activation_args *args) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_activation_forward");
-}
-__attribute__((weak)) mf_status mf_cuda_activation_backward(mf_device *device,
-                                                            const mf_activation_args *args) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_activation_backward");
-}
 __attribute__((weak)) mf_status mf_cuda_embed_forward(mf_device *device, const mf_embed_args *args) {
     (void)device;
     return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_embed_forward");
@@ -98,10 +80,6 @@ __attribute__((weak)) mf_status mf_cuda_embed_forward(mf_device *device, const m
 __attribute__((weak)) mf_status mf_cuda_embed_backward(mf_device *device, const mf_embed_args *args) {
     (void)device;
     return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_embed_backward");
-}
-__attribute__((weak)) mf_status mf_cuda_grid_embed(mf_device *device, const mf_grid_embed_args *args) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_grid_embed");
 }
 __attribute__((weak)) mf_status mf_cuda_xent_begin(mf_device *device, const mf_xent_args *args) {
     (void)device;
@@ -124,10 +102,6 @@ __attribute__((weak)) mf_status mf_cuda_xent_loss(mf_device *device, const mf_xe
     (void)device;
     return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_xent_loss");
 }
-__attribute__((weak)) mf_status mf_cuda_adamw(mf_device *device, const mf_adamw_args *args) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_adamw");
-}
 __attribute__((weak)) mf_status mf_cuda_sum_squares(mf_device *device, int64_t n, const float *x,
                                                     double *sum) {
     (void)device;
@@ -137,38 +111,6 @@ __attribute__((weak)) mf_status mf_cuda_squared_error(mf_device *device, const m
                                                       double *loss) {
     (void)device;
     return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_squared_error");
-}
-__attribute__((weak)) mf_status mf_cuda_cast(mf_device *device, const mf_cast_args *args) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_cast");
-}
-__attribute__((weak)) mf_status mf_cuda_add(mf_device *device, int64_t n, mf_dtype type, const void *residual,
-                                            const float *delta, void *out) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_add");
-}
-__attribute__((weak)) mf_status mf_cuda_accumulate(mf_device *device, int64_t rows, int64_t width,
-                                                   const float *in, int64_t in_ld, float *out,
-                                                   int64_t out_ld) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_accumulate");
-}
-__attribute__((weak)) mf_status mf_cuda_fill(mf_device *device, int64_t n, float value, float *out) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_fill");
-}
-__attribute__((weak)) mf_status mf_cuda_fill_normal(mf_device *device, const mf_normal_args *args) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_fill_normal");
-}
-__attribute__((weak)) mf_status mf_cuda_zero(mf_device *device, void *data, size_t bytes) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_zero");
-}
-__attribute__((weak)) mf_status mf_cuda_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out,
-                                                  size_t out_ld, const void *in, size_t in_ld) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_copy_rows");
 }
 __attribute__((weak)) mf_status mf_cuda_gemms_create(mf_device *device, mf_cuda_gemms **out) {
     (void)device;

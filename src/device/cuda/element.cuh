@@ -2,12 +2,14 @@
  * that treat every element by itself, over rows at any distance.
  *
  *     template <typename T, int N> __global__ void twice(mf_extent all, const T *x, int64_t ld, T *y) {
- *         MF_FOR_ROWS(row, all) {
- *             float v[MF_SHARE * N];
- *             mf_load_share<N>(all, x + row * ld, v);
- *             for (int i = 0; i < MF_SHARE * N; i++) v[i] *= 2;
- *             mf_store_share<N>(all, v, y + row * all.width);
- *         }
+ *         mf_by_share<N>(all, [&](auto share) {
+ *             MF_FOR_ROWS(row, all) {
+ *                 float v[MF_SHARE * N];
+ *                 share.load(x + row * ld, v);
+ *                 for (int i = 0; i < MF_SHARE * N; i++) v[i] *= 2;
+ *                 share.store(v, y + row * all.width);
+ *             }
+ *         });
  *     }
  */
 #ifndef MF_DEVICE_CUDA_ELEMENT_CUH
@@ -74,55 +76,71 @@ typedef struct mf_extent {
     for (int64_t row = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; row < (all).rows;                     \
          row += (int64_t)gridDim.y * blockDim.y)
 
-/* Column of the thread's pack i of a row; those of a block lie side by side. */
-template <int N> static __device__ inline int64_t mf_share_column(int i) {
-    return (((int64_t)blockIdx.x * MF_SHARE + i) * blockDim.x + threadIdx.x) * N;
+/* What a thread has of a row: packs that lie side by side with those of the block's other threads. Where the
+ * row is known to hold them all, nothing branches between accesses that are to be in flight together. */
+template <int N, bool WHOLE> struct mf_share {
+    int64_t width;
+
+    static __device__ inline int64_t column(int pack) {
+        return (((int64_t)blockIdx.x * MF_SHARE + pack) * blockDim.x + threadIdx.x) * N;
+    }
+    /* at(column): where the pack at this column lies. */
+    template <typename At> __device__ inline void load_at(At at, float *to) const {
+#pragma unroll
+        for (int i = 0; i < MF_SHARE; i++) {
+            int64_t left = width - column(i);
+            if (WHOLE)
+                mf_load<N>(at(column(i)), to + i * N);
+            else if (left > 0)
+                mf_load_some<N>(at(column(i)), left, to + i * N);
+        }
+    }
+    template <typename At> __device__ inline void store_at(const float *from, At at) const {
+#pragma unroll
+        for (int i = 0; i < MF_SHARE; i++) {
+            int64_t left = width - column(i);
+            if (WHOLE)
+                mf_store<N>(from + i * N, at(column(i)));
+            else if (left > 0)
+                mf_store_some<N>(from + i * N, left, at(column(i)));
+        }
+    }
+    template <typename T> __device__ inline void load(const T *row, float *to) const {
+        load_at([row](int64_t at) { return row + at; }, to);
+    }
+    template <typename T> __device__ inline void store(const float *from, T *row) const {
+        store_at(from, [row](int64_t at) { return row + at; });
+    }
+};
+
+/* body(share), with the calling thread's. */
+template <int N, typename Body> static __device__ inline void mf_by_share(mf_extent all, Body body) {
+    if (mf_share<N, true>::column(MF_SHARE - 1) + N <= all.width)
+        body(mf_share<N, true>{all.width});
+    else
+        body(mf_share<N, false>{all.width});
 }
 
-/* Whether all of the thread's packs lie within the row. */
-template <int N> static __device__ inline bool mf_share_whole(mf_extent all) {
-    return mf_share_column<N>(MF_SHARE - 1) + N <= all.width;
+/* Rows that lie together are one long row, which has a single end. */
+static inline mf_extent mf_extent_of(int64_t rows, int64_t width, bool together) {
+    return together || rows == 1 ? mf_extent{1, rows * width} : mf_extent{rows, width};
 }
 
-/* Whole shares by themselves, without a branch between the accesses that are to be in flight together. */
-template <int N, typename T>
-static __device__ inline void mf_load_share(mf_extent all, const T *row, float *to) {
-    if (mf_share_whole<N>(all)) {
-#pragma unroll
-        for (int i = 0; i < MF_SHARE; i++) mf_load<N>(row + mf_share_column<N>(i), to + i * N);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < MF_SHARE; i++) {
-        int64_t column = mf_share_column<N>(i);
-        mf_load_some<N>(row + column, all.width - column, to + i * N);
-    }
-}
-
-template <int N, typename T>
-static __device__ inline void mf_store_share(mf_extent all, const float *from, T *row) {
-    if (mf_share_whole<N>(all)) {
-#pragma unroll
-        for (int i = 0; i < MF_SHARE; i++) mf_store<N>(from + i * N, row + mf_share_column<N>(i));
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < MF_SHARE; i++) {
-        int64_t column = mf_share_column<N>(i);
-        mf_store_some<N>(from + i * N, all.width - column, row + column);
-    }
+/* Whether packs of n fit an operand whose rows lie ld apart; of one row that does not matter. */
+template <typename T> static inline bool mf_fits(mf_extent all, int n, const T *data, int64_t ld) {
+    return mf_holds_packs(n, data, all.rows > 1 ? ld : 0);
 }
 
 /* Starts a kernel whose first argument is the extent and whose threads take shares of packs of n. Of short
- * rows a block takes several. */
+ * rows a block takes several; of one row, only threads that have a share of it, or lie behind its end. */
 template <typename... Parameters, typename... Arguments>
 static mf_status mf_cuda_launch_shares(mf_device *device, const char *name,
                                        void (*kernel)(mf_extent, Parameters...), int n, mf_extent all,
                                        Arguments... arguments) {
     int64_t shares = mf_ceil_div(all.width, n * MF_SHARE);
-    unsigned across = MF_WARP / 4, most_rows = 1 << 15;
+    unsigned across = 1, most_rows = 1 << 15;
     while (across < MF_BLOCK && across < shares) across *= 2;
-    dim3 block(across, MF_BLOCK / across);
+    dim3 block(across, (unsigned)mf_min(MF_BLOCK / across, all.rows));
     dim3 grid((unsigned)mf_ceil_div(shares, across),
               (unsigned)mf_min(mf_ceil_div(all.rows, block.y), most_rows));
     return mf_cuda_launch(device, name, kernel, grid, block, 0, all, arguments...);
