@@ -23,9 +23,6 @@ template <typename T> static __device__ inline T mf_as(float x);
 template <> __device__ inline float mf_as<float>(float x) { return x; }
 template <> __device__ inline mf_bf16 mf_as<mf_bf16>(float x) { return __float2bfloat16(x); }
 
-/* N neighbours, moved in one access. */
-template <typename T, int N> struct alignas(N * sizeof(T)) mf_pack { T at[N]; };
-
 /* Elements to a pack where a kernel reads and writes these types: the larger takes 16 bytes. */
 template <typename A, typename B = A>
 constexpr int mf_pack_size = 16 / (int)(sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B));
@@ -35,17 +32,78 @@ template <typename T> static inline bool mf_holds_packs(int n, const T *data, in
     return (uintptr_t)data % ((size_t)n * sizeof(T)) == 0 && ld % n == 0;
 }
 
-template <int N, typename T> static __device__ inline void mf_load(const T *from, float *to) {
-    mf_pack<T, N> pack = *reinterpret_cast<const mf_pack<T, N> *>(from);
+/* N neighbours, a power of two, in accesses of up to 16 bytes. Stored, in the GPU's memory, by __stwb: what
+ * is merely assigned nvcc writes member by member where there is a loop around it. */
+template <int N> static __device__ inline void mf_load(const float *from, float *to) {
+    if constexpr (N % 4 == 0) {
 #pragma unroll
-    for (int i = 0; i < N; i++) to[i] = mf_as_f32(pack.at[i]);
+        for (int i = 0; i < N; i += 4) {
+            float4 v = *reinterpret_cast<const float4 *>(from + i);
+            to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+        }
+    } else if constexpr (N == 2) {
+        float2 v = *reinterpret_cast<const float2 *>(from);
+        to[0] = v.x, to[1] = v.y;
+    } else {
+        *to = *from;
+    }
 }
 
-template <int N, typename T> static __device__ inline void mf_store(const float *from, T *to) {
-    mf_pack<T, N> pack;
+template <int N> static __device__ inline void mf_store(const float *from, float *to) {
+    if constexpr (N % 4 == 0) {
 #pragma unroll
-    for (int i = 0; i < N; i++) pack.at[i] = mf_as<T>(from[i]);
-    *reinterpret_cast<mf_pack<T, N> *>(to) = pack;
+        for (int i = 0; i < N; i += 4)
+            __stwb(reinterpret_cast<float4 *>(to + i),
+                   make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]));
+    } else if constexpr (N == 2) {
+        __stwb(reinterpret_cast<float2 *>(to), make_float2(from[0], from[1]));
+    } else {
+        *to = *from;
+    }
+}
+
+/* Two bf16 are a word, the first in its low half. */
+static __device__ inline void mf_unpack(unsigned word, float *to) {
+    to[0] = __uint_as_float(word << 16);
+    to[1] = __uint_as_float(word & 0xffff0000u);
+}
+static __device__ inline unsigned mf_packed(const float *from) {
+    return __bfloat16_as_ushort(__float2bfloat16(from[0])) |
+           (unsigned)__bfloat16_as_ushort(__float2bfloat16(from[1])) << 16;
+}
+
+template <int N> static __device__ inline void mf_load(const mf_bf16 *from, float *to) {
+    if constexpr (N % 8 == 0) {
+#pragma unroll
+        for (int i = 0; i < N; i += 8) {
+            uint4 v = *reinterpret_cast<const uint4 *>(from + i);
+            mf_unpack(v.x, to + i), mf_unpack(v.y, to + i + 2);
+            mf_unpack(v.z, to + i + 4), mf_unpack(v.w, to + i + 6);
+        }
+    } else if constexpr (N == 4) {
+        uint2 v = *reinterpret_cast<const uint2 *>(from);
+        mf_unpack(v.x, to), mf_unpack(v.y, to + 2);
+    } else if constexpr (N == 2) {
+        mf_unpack(*reinterpret_cast<const unsigned *>(from), to);
+    } else {
+        *to = __bfloat162float(*from);
+    }
+}
+
+template <int N> static __device__ inline void mf_store(const float *from, mf_bf16 *to) {
+    if constexpr (N % 8 == 0) {
+#pragma unroll
+        for (int i = 0; i < N; i += 8)
+            __stwb(reinterpret_cast<uint4 *>(to + i),
+                   make_uint4(mf_packed(from + i), mf_packed(from + i + 2), mf_packed(from + i + 4),
+                              mf_packed(from + i + 6)));
+    } else if constexpr (N == 4) {
+        __stwb(reinterpret_cast<uint2 *>(to), make_uint2(mf_packed(from), mf_packed(from + 2)));
+    } else if constexpr (N == 2) {
+        *reinterpret_cast<unsigned *>(to) = mf_packed(from);
+    } else {
+        *to = __float2bfloat16(*from);
+    }
 }
 
 /* The first `left` of them, where there are fewer than N; the others become 0. */
