@@ -142,7 +142,7 @@ template <int N, bool WHOLE> struct mf_share {
     static __device__ inline int64_t column(int pack) {
         return (((int64_t)blockIdx.x * MF_SHARE + pack) * blockDim.x + threadIdx.x) * N;
     }
-    /* at(column): where the pack at this column lies. */
+    /* at(column): where the pack at this column lies. What lies behind the row's end becomes 0. */
     template <typename At> __device__ inline void load_at(At at, float *to) const {
 #pragma unroll
         for (int i = 0; i < MF_SHARE; i++) {
@@ -151,6 +151,8 @@ template <int N, bool WHOLE> struct mf_share {
                 mf_load<N>(at(column(i)), to + i * N);
             else if (left > 0)
                 mf_load_some<N>(at(column(i)), left, to + i * N);
+            else
+                for (int j = 0; j < N; j++) to[i * N + j] = 0.0f;
         }
     }
     template <typename At> __device__ inline void store_at(const float *from, At at) const {
