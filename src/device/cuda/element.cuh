@@ -19,9 +19,15 @@
 
 static __device__ inline float mf_as_f32(float x) { return x; }
 static __device__ inline float mf_as_f32(mf_bf16 x) { return __bfloat162float(x); }
+/* With the sign again, which the conversion takes from a NaN. */
+static __device__ inline unsigned short mf_bf16_bits(float x) {
+    return (unsigned short)(__bfloat16_as_ushort(__float2bfloat16(x)) | (__float_as_uint(x) >> 16 & 0x8000u));
+}
 template <typename T> static __device__ inline T mf_as(float x);
 template <> __device__ inline float mf_as<float>(float x) { return x; }
-template <> __device__ inline mf_bf16 mf_as<mf_bf16>(float x) { return __float2bfloat16(x); }
+template <> __device__ inline mf_bf16 mf_as<mf_bf16>(float x) {
+    return __ushort_as_bfloat16(mf_bf16_bits(x));
+}
 
 /* Elements to a pack where a kernel reads and writes these types: the larger takes 16 bytes. */
 template <typename A, typename B = A>
@@ -68,8 +74,7 @@ static __device__ inline void mf_unpack(unsigned word, float *to) {
     to[1] = __uint_as_float(word & 0xffff0000u);
 }
 static __device__ inline unsigned mf_packed(const float *from) {
-    return __bfloat16_as_ushort(__float2bfloat16(from[0])) |
-           (unsigned)__bfloat16_as_ushort(__float2bfloat16(from[1])) << 16;
+    return mf_bf16_bits(from[0]) | (unsigned)mf_bf16_bits(from[1]) << 16;
 }
 
 template <int N> static __device__ inline void mf_load(const mf_bf16 *from, float *to) {
@@ -102,7 +107,7 @@ template <int N> static __device__ inline void mf_store(const float *from, mf_bf
     } else if constexpr (N == 2) {
         *reinterpret_cast<unsigned *>(to) = mf_packed(from);
     } else {
-        *to = __float2bfloat16(*from);
+        *to = mf_as<mf_bf16>(*from);
     }
 }
 
