@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const mf_device_ops mf_device_cpu, mf_device_dry;
+extern const mf_device_ops mf_device_cpu, mf_device_dry, mf_device_dry_cuda;
 
-static const mf_device_ops *const built_in[] = {&mf_device_cpu, &mf_device_dry};
+static const mf_device_ops *const built_in[] = {&mf_device_cpu, &mf_device_dry, &mf_device_dry_cuda};
 
 /* "cuda:1" is the device "cuda", number 1. */
 static bool is_named(const char *name, const char *device, int *number) {

@@ -5,10 +5,6 @@ __attribute__((weak)) mf_status mf_cuda_sum(mf_device *device, mf_queue queue, c
     (void)device;
     return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_sum");
 }
-__attribute__((weak)) mf_status mf_cuda_gemm(mf_device *device, const mf_gemm_args *args) {
-    (void)device;
-    return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_gemm");
-}
 __attribute__((weak)) mf_status mf_cuda_attention_forward(mf_device *device, const mf_attention_args *args) {
     (void)device;
     return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_attention_forward");
@@ -170,9 +166,3 @@ __attribute__((weak)) mf_status mf_cuda_copy_rows(mf_device *device, int64_t row
     (void)device;
     return MF_FAIL(MF_EUNSUPPORTED, "mf_cuda_copy_rows");
 }
-__attribute__((weak)) mf_status mf_cuda_gemms_create(mf_device *device, mf_cuda_gemms **out) {
-    (void)device;
-    *out = NULL;
-    return MF_OK;
-}
-__attribute__((weak)) void mf_cuda_gemms_destroy(mf_cuda_gemms *gemms) { (void)gemms; }
