@@ -41,13 +41,6 @@ static mf_status find(const char *name, const mf_device_ops **ops, int *number) 
     return MF_FAIL(MF_EUNSUPPORTED, "no device is called \"%s\"; there are: cpu, cuda, dry, dry-cuda", name);
 }
 
-int mf_cuda_count(void) {
-    const mf_cuda_module *module = NULL;
-    mf_error before = *mf_error_last();
-    if (mf_cuda_module_load(&module)) return mf_error_adopt(&before), 0;
-    return module->count();
-}
-
 void mf_device_name_of_rank(const char *name, int local_rank, char *out) {
     int count = strcmp(name, "cuda") == 0 ? mf_cuda_count() : 0;
     if (count)

@@ -75,4 +75,8 @@ static const mf_device_ops mf_device_cuda = {
 };
 
 extern const mf_cuda_module mf_cuda_module_table;
-const mf_cuda_module mf_cuda_module_table = {.device = &mf_device_cuda, .count = mf_cuda_devices};
+const mf_cuda_module mf_cuda_module_table = {.device = &mf_device_cuda,
+                                             .count = mf_cuda_devices,
+                                             .look = mf_cuda_look_for_gpus,
+                                             .describe = mf_cuda_describe_libraries,
+                                             .describe_gpu = mf_cuda_describe_gpu};

@@ -45,6 +45,11 @@ mf_status mf_cuda_source(int number, mf_memory_source *out);
 mf_cuda_place *mf_cuda_place_of(const mf_memory *memory);
 int mf_cuda_devices(void);
 
+/* describe.c */
+mf_status mf_cuda_look_for_gpus(void);
+void mf_cuda_describe_libraries(char *out, size_t bytes);
+mf_status mf_cuda_describe_gpu(int number, char *out, size_t bytes);
+
 /* queue.c */
 mf_status mf_cuda_event_create(mf_device *device, mf_event **out);
 void mf_cuda_event_destroy(mf_event *event);
