@@ -15,7 +15,10 @@ typedef struct mf_workspaces {
     mf_status (*attention_merge)(mf_device *device, const mf_attention_merge_args *args);
     mf_status (*rmsnorm_backward)(mf_device *device, const mf_rmsnorm_grad *args);
     mf_status (*headnorm_backward)(mf_device *device, const mf_headnorm_args *args);
+    mf_status (*bias_backward)(mf_device *device, const mf_bias_args *args);
     mf_status (*modulate_backward)(mf_device *device, const mf_modulate_args *args);
+    mf_status (*embed_backward)(mf_device *device, const mf_embed_args *args);
+    mf_status (*sum)(mf_device *device, int64_t n); /* of n values in double, for the host */
 } mf_workspaces;
 
 /* Every member has the contract of the public function of its name in device.h; none is optional. */

@@ -50,7 +50,8 @@ mf_status mf_cuda_gemms_create(mf_device *device, mf_cuda_gemms **out) {
     MF_TRY(mf_host_alloc(1, sizeof *g, &g));
     g->memory = device->memory;
     MF_GO(CUBLAS(cublasLtCreate, &g->library));
-    MF_GO(mf_cuda_gemm_workspace(device, &g->workspace));
+    MF_GO(mf_buffer_alloc(g->memory, MF_WORKSPACE, MF_CUDA_GEMM_WORKSPACE, "cuBLASLt's workspace",
+                          &g->workspace));
     *out = g;
     return MF_OK;
 fail:

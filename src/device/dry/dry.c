@@ -2,7 +2,7 @@
  * would take, to the byte, move the thread's clock by what its costs say, and leave values as they are: what
  * they report of them is zero. Buffers may be addresses that nobody can read. */
 #include "device/cpu/cpu.h"
-#include "device/cuda_workspace.h"
+#include "device/dry/dry.h"
 
 /* The workspace of the operation `member`, of the device in whose place this one runs. */
 #define RESERVE(member, ...)                                                                                 \
@@ -95,7 +95,7 @@ static mf_status bias_forward(mf_device *device, const mf_bias_args *args) {
 }
 
 static mf_status bias_backward(mf_device *device, const mf_bias_args *args) {
-    (void)device;
+    MF_TRY(RESERVE(bias_backward, args));
     return touch(MF_DO_BIAS_BACKWARD, args->type, elements(args->rows, args->width) * bytes_of(args->type));
 }
 
@@ -145,7 +145,7 @@ static mf_status embed_forward(mf_device *device, const mf_embed_args *args) {
 }
 
 static mf_status embed_backward(mf_device *device, const mf_embed_args *args) {
-    (void)device;
+    MF_TRY(RESERVE(embed_backward, args));
     return touch(MF_DO_EMBED_BACKWARD, args->d_out_type,
                  elements(args->n, args->h) * (bytes_of(args->d_out_type) + 8));
 }
@@ -176,8 +176,8 @@ static mf_status xent_grad(mf_device *device, const mf_xent_args *args) {
 }
 
 static mf_status xent_loss(mf_device *device, const mf_xent_args *args, double *loss) {
-    (void)device;
     *loss = 0;
+    MF_TRY(RESERVE(sum, args->n));
     return touch(MF_DO_XENT_LOSS, MF_F32, 12 * (double)args->n);
 }
 
@@ -188,14 +188,15 @@ static mf_status adamw(mf_device *device, const mf_adamw_args *args) {
 }
 
 static mf_status sum_squares(mf_device *device, int64_t n, const float *x, double *sum) {
-    (void)device, (void)x;
+    (void)x;
     *sum = 0;
+    MF_TRY(RESERVE(sum, n));
     return touch(MF_DO_SUM_SQUARES, MF_F32, 4 * (double)n);
 }
 
 static mf_status squared_error(mf_device *device, const mf_squared_error_args *args, double *loss) {
-    (void)device;
     *loss = 0;
+    MF_TRY(RESERVE(sum, args->n));
     return touch(MF_DO_SQUARED_ERROR, MF_F32, (args->d_pred ? 12 : 8) * (double)args->n);
 }
 

@@ -1,16 +1,16 @@
-/* cuda_workspace.c: see cuda_workspace.h. */
+/* cuda.c: the workspace of a GPU's operations, for "dry-cuda": all but cuBLASLt's is held for one call. */
 #include "device/cuda_workspace.h"
+#include "device/dry/dry.h"
 
-mf_status mf_cuda_gemm_workspace(mf_device *device, mf_buffer *out) {
-    return mf_buffer_alloc(device->memory, MF_WORKSPACE, MF_CUDA_GEMM_WORKSPACE, "cuBLASLt's workspace", out);
+static mf_status take(mf_device *device, int64_t bytes, mf_buffer *out) {
+    return mf_buffer_alloc(device->memory, MF_WORKSPACE, (size_t)bytes, "a GPU's workspace", out);
 }
 
-/* What a GPU's device holds while it is open. */
 static mf_status open(mf_device *device) {
     mf_buffer *held = NULL;
     MF_TRY(mf_host_alloc(1, sizeof *held, &held));
     device->state = held;
-    return mf_cuda_gemm_workspace(device, held);
+    return take(device, MF_CUDA_GEMM_WORKSPACE, held);
 }
 
 static void close(mf_device *device) {
