@@ -139,7 +139,8 @@ mf_status mf_sum_terms(mf_device *device, mf_queue queue, const mf_sum_args *arg
         return MF_FAIL(MF_EINVAL, "a sum of %d terms of %lld to %d places", args->terms, (long long)args->n,
                        args->places);
     if (args->n == 0 || args->places == 0) return MF_OK;
-    return device->ops->sum(device, queue, args);
+    MF_TRY(device->ops->sum(device, queue, args));
+    return device->waits_for_each ? mf_device_finish(device, queue) : MF_OK;
 }
 
 static const char *const operation_names[MF_OPERATIONS] = {"gemm",
@@ -194,8 +195,8 @@ static double begins(void) { return mf_trace_held() ? mf_now_s() : 0; }
 
 /* A span ends when the operation does, which a queue tells only to those who wait. */
 static mf_status ran(mf_device *device, mf_operation operation, double begin, mf_status status) {
-    if (status || !mf_trace_held()) return status;
-    MF_TRY(mf_device_finish(device, MF_QUEUE_COMPUTE));
+    if (status || !(mf_trace_held() || device->waits_for_each)) return status;
+    MF_TRY(mf_blame(operation_names[operation], mf_device_finish(device, MF_QUEUE_COMPUTE)));
     mf_trace_add("compute", operation_names[operation], begin, mf_now_s(), 0);
     return MF_OK;
 }

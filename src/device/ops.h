@@ -71,6 +71,9 @@ typedef struct mf_device_ops {
 typedef struct mf_cuda_module {
     const mf_device_ops *device;
     int (*count)(void); /* GPUs that can be used; 0 on any error */
+    /* Memory that the host and every GPU address, NULL when there is none. For tests. */
+    void *(*managed_take)(size_t bytes);
+    void (*managed_give_back)(void *data); /* accepts NULL */
 } mf_cuda_module;
 /* Loads it at the first call. MF_EUNSUPPORTED, with what is missing, where it can't be. */
 mf_status mf_cuda_module_load(const mf_cuda_module **out);
@@ -93,7 +96,9 @@ struct mf_device {
     mf_memory *memory;
     int threads;
     double flops;
-    void *state; /* the backend's own */
+    bool waits_for_each; /* set by open: an operation is done when its call returns, and its errors are its
+                            own */
+    void *state;         /* the backend's own */
 };
 
 #endif

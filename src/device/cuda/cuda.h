@@ -44,6 +44,8 @@ mf_status mf_cuda_source(int number, mf_memory_source *out);
 /* The place behind memory from mf_cuda_source; NULL: other memory. */
 mf_cuda_place *mf_cuda_place_of(const mf_memory *memory);
 int mf_cuda_devices(void);
+void *mf_cuda_managed_take(size_t bytes);
+void mf_cuda_managed_give_back(void *data);
 
 /* queue.c */
 mf_status mf_cuda_event_create(mf_device *device, mf_event **out);
