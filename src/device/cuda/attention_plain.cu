@@ -8,7 +8,7 @@ enum { SIDE = 64, EACH = 4, STRIDE = SIDE / EACH, THREADS = STRIDE * STRIDE, CON
 /* Rows of floats that lie so that eight neighbours' pieces of 16 bytes are in different banks. */
 enum { CONTRACTED_PITCH = CONTRACTED + 4, WEIGHTS_PITCH = SIDE + 4, RESULTS_PITCH = RESULTS + 4 };
 
-struct plain_tiles {
+struct __align__(16) plain_tiles {
     float a[SIDE][CONTRACTED_PITCH], b[SIDE][CONTRACTED_PITCH];
     float weights[SIDE][WEIGHTS_PITCH];
     float rows[CONTRACTED][RESULTS_PITCH];
