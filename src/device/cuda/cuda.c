@@ -82,5 +82,8 @@ static const mf_device_ops mf_device_cuda = {
 extern const mf_cuda_module mf_cuda_module_table;
 const mf_cuda_module mf_cuda_module_table = {.device = &mf_device_cuda,
                                              .count = mf_cuda_devices,
+                                             .look = mf_cuda_look_for_gpus,
+                                             .describe = mf_cuda_describe_libraries,
+                                             .describe_gpu = mf_cuda_describe_gpu,
                                              .managed_take = mf_cuda_managed_take,
                                              .managed_give_back = mf_cuda_managed_give_back};

@@ -47,6 +47,11 @@ int mf_cuda_devices(void);
 void *mf_cuda_managed_take(size_t bytes);
 void mf_cuda_managed_give_back(void *data);
 
+/* describe.c */
+mf_status mf_cuda_look_for_gpus(void);
+void mf_cuda_describe_libraries(char *out, size_t bytes);
+mf_status mf_cuda_describe_gpu(int number, char *out, size_t bytes);
+
 /* queue.c */
 mf_status mf_cuda_event_create(mf_device *device, mf_event **out);
 void mf_cuda_event_destroy(mf_event *event);
