@@ -8,7 +8,7 @@
 /* Every member has the contract of the public function of its name in device.h; none is optional. */
 typedef struct mf_device_ops {
     const char *name;
-    bool computes_nothing;
+    bool computes_nothing, has_cudnn;
     mf_status (*open)(mf_device *device); /* makes device->state; called once */
     void (*close)(mf_device *device);     /* accepts a state that open left unfinished */
     /* Where memory for this device comes from: number from its name ("cuda:1"), else 0. */
@@ -92,6 +92,7 @@ struct mf_device {
     char name[MF_DEVICE_NAME];
     mf_memory *memory;
     int threads;
+    bool uses_cudnn;
     double flops;
     void *state; /* the backend's own */
 };
