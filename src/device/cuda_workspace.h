@@ -9,6 +9,10 @@
 extern "C" {
 #endif
 
+/* cuBLASLt's, taken when a device is made: what NVIDIA recommends for Hopper
+ * (docs.nvidia.com/cuda/cublas, cublasSetWorkspace), and more than older GPUs want. */
+enum { MF_CUDA_GEMM_WORKSPACE = 32 << 20 };
+
 /* A sum over rows is made of parts, each of some of the rows, which are then added in order. */
 int64_t mf_cuda_parts(int64_t rows);
 int64_t mf_cuda_rmsnorm_backward_workspace(const mf_rmsnorm_grad *args);
