@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const mf_device_ops mf_device_cpu, mf_device_dry;
+extern const mf_device_ops mf_device_cpu, mf_device_dry, mf_device_dry_cuda;
 
-static const mf_device_ops *const built_in[] = {&mf_device_cpu, &mf_device_dry};
+static const mf_device_ops *const built_in[] = {&mf_device_cpu, &mf_device_dry, &mf_device_dry_cuda};
 
 /* "cuda:1" is the device "cuda", number 1. */
 static bool is_named(const char *name, const char *device, int *number) {
@@ -39,13 +39,6 @@ static mf_status find(const char *name, const mf_device_ops **ops, int *number) 
                        there, there == 1 ? "" : "s");
     }
     return MF_FAIL(MF_EUNSUPPORTED, "no device is called \"%s\"; there are: cpu, cuda, dry, dry-cuda", name);
-}
-
-int mf_cuda_count(void) {
-    const mf_cuda_module *module = NULL;
-    mf_error before = *mf_error_last();
-    if (mf_cuda_module_load(&module)) return mf_error_adopt(&before), 0;
-    return module->count();
 }
 
 void mf_device_name_of_rank(const char *name, int local_rank, char *out) {
@@ -91,6 +84,13 @@ void mf_device_destroy(mf_device *device) {
     if (!device) return;
     device->ops->close(device);
     mf_host_free(device);
+}
+
+mf_status mf_device_use_cudnn(mf_device *device) {
+    if (!device->ops->has_cudnn)
+        return MF_FAIL(MF_EUNSUPPORTED, "%s computes attention in its own way only", device->name);
+    device->uses_cudnn = true;
+    return MF_OK;
 }
 
 mf_memory *mf_device_memory(mf_device *device) { return device->memory; }
