@@ -1,22 +1,22 @@
-// cudnn.cpp: in place of cudnn_graph.c and cudnn_attention.c: a graph of attention is its shape, and is
-// computed plainly. It refuses what cuDNN refuses: tensors that are not aligned, ids that lack, heads that
-// don't divide.
+/* cudnn.cpp: in place of cudnn_graph.c and cudnn_attention.c: what their graphs say, by plain loops. */
 #include "emulated.h"
+
+#include <cuda_bf16.h>
+
+#include <map>
+#include <vector>
 
 extern "C" {
 #include "device/cuda/cudnn_attention.h"
 }
 
-#include <cmath>
-#include <cstring>
-#include <vector>
-
 struct emulated_cudnn {
     cudaStream_t stream;
 };
 
-cudnnStatus_t cudnnCreate(cudnnHandle_t *handle) {
-    *handle = new emulated_cudnn{};
+cudnnStatus_t cudnnCreate(cudnnHandle_t *out) {
+    if (emulated::injected()) return CUDNN_STATUS_NOT_INITIALIZED;
+    *out = new emulated_cudnn();
     return CUDNN_STATUS_SUCCESS;
 }
 
@@ -30,162 +30,146 @@ cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream) {
     return CUDNN_STATUS_SUCCESS;
 }
 
+size_t cudnnGetVersion(void) { return 91900; }
+
 mf_status mf_cudnn_check(const char *call, cudnnStatus_t status) {
-    return status == CUDNN_STATUS_SUCCESS ? MF_OK : MF_FAIL(MF_ELIBRARY, "%s: status %d", call, (int)status);
+    return status ? mf_fail_at(__FILE__, __LINE__, MF_ELIBRARY, "%s failed", call) : MF_OK;
 }
 
 namespace {
 
-/* What runs: copied, for the graph may have ended by then. */
-struct attention {
+struct plan {
     mf_cudnn_shape shape;
     bool backward;
-    void *at[MF_CUDNN_IDS];
-    float scale;
 };
 
-float read(const void *data, int64_t i) { return mf_f32_from_bf16(((const uint16_t *)data)[i]); }
-void write(void *data, int64_t i, float x) { ((uint16_t *)data)[i] = mf_bf16_from_f32(x); }
+/* A piece and its tensors. */
+struct piece {
+    mf_cudnn_shape s;
+    std::map<int64_t, void *> at;
+    float scale;
 
-/* Element of row r, head h of sequence b. */
-int64_t place(const attention &a, mf_cudnn_rows rows, int64_t b, int64_t r, int64_t h) {
-    return b * rows.batch_ld + r * rows.ld + h * a.shape.head_dim;
-}
+    const __nv_bfloat16 *row(int64_t id, mf_cudnn_rows rows, int64_t batch, int64_t token,
+                             int64_t head) const {
+        return (const __nv_bfloat16 *)at.at(id) + batch * rows.batch_ld + token * rows.ld + head * s.head_dim;
+    }
+    float &lse(int64_t batch, int64_t token, int64_t head) const {
+        return ((float *)at.at(MF_CUDNN_LSE))[batch * s.lse.batch_ld + token * s.lse.ld + head];
+    }
+    int64_t seen(int64_t query) const { return s.causal ? std::min(query + 1, s.keys) : s.keys; }
+    int64_t key_head(int64_t head) const { return head / (s.heads / s.kv_heads); }
+    template <typename F> void each_row(F call) const {
+        for (int64_t b = 0; b < s.batch; b++)
+            for (int64_t i = 0; i < s.queries; i++)
+                for (int64_t h = 0; h < s.heads; h++) call(b, i, h);
+    }
+};
 
-float dot(const attention &a, const void *x, int64_t at_x, const void *y, int64_t at_y) {
+float dot(const __nv_bfloat16 *a, const __nv_bfloat16 *b, int64_t n) {
     float sum = 0;
-    for (int64_t i = 0; i < a.shape.head_dim; i++) sum += read(x, at_x + i) * read(y, at_y + i);
+    for (int64_t i = 0; i < n; i++) sum += (float)a[i] * (float)b[i];
     return sum;
 }
 
-/* One query of one head: where it and the keys of its head lie. */
-struct query {
-    int64_t b, r, h, key_head, at, lse, keys;
-};
-
-query query_of(const attention &a, int64_t b, int64_t h, int64_t r) {
-    const mf_cudnn_shape &s = a.shape;
-    int64_t keys = s.causal ? mf_min(r + 1, s.keys) : s.keys;
-    return {
-        b,   r, h, h / (s.heads / s.kv_heads), place(a, s.q, b, r, h), b * s.lse.batch_ld + r * s.lse.ld + h,
-        keys};
+void forward_row(const piece &p, int64_t b, int64_t i, int64_t h) {
+    const mf_cudnn_shape &s = p.s;
+    std::vector<float> score((size_t)p.seen(i)), sum((size_t)s.head_dim);
+    float top = -INFINITY, total = 0;
+    for (int64_t j = 0; j < p.seen(i); j++) {
+        score[(size_t)j] = p.scale * dot(p.row(MF_CUDNN_Q, s.q, b, i, h),
+                                         p.row(MF_CUDNN_K, s.k, b, j, p.key_head(h)), s.head_dim);
+        top = std::max(top, score[(size_t)j]);
+    }
+    for (int64_t j = 0; j < p.seen(i); j++) {
+        float weight = expf(score[(size_t)j] - top);
+        const __nv_bfloat16 *v = p.row(MF_CUDNN_V, s.k, b, j, p.key_head(h));
+        total += weight;
+        for (int64_t d = 0; d < s.head_dim; d++) sum[(size_t)d] += weight * (float)v[d];
+    }
+    __nv_bfloat16 *o = (__nv_bfloat16 *)p.row(MF_CUDNN_O, s.o, b, i, h);
+    for (int64_t d = 0; d < s.head_dim; d++) o[d] = __nv_bfloat16(sum[(size_t)d] / total);
+    p.lse(b, i, h) = top + logf(total);
 }
 
-int64_t key_place(const attention &a, const query &q, int64_t k) {
-    return place(a, a.shape.k, q.b, k, q.key_head);
-}
-
-float score(const attention &a, const query &q, int64_t k) {
-    return a.scale * dot(a, a.at[MF_CUDNN_Q], q.at, a.at[MF_CUDNN_K], key_place(a, q, k));
-}
-
-void forward(const attention &a, const query &q) {
-    std::vector<float> s(q.keys), o(a.shape.head_dim);
-    float highest = -INFINITY, sum = 0;
-    for (int64_t k = 0; k < q.keys; k++) highest = fmaxf(highest, s[k] = score(a, q, k));
-    for (int64_t k = 0; k < q.keys; k++) sum += s[k] = expf(s[k] - highest);
-    for (int64_t k = 0; k < q.keys; k++)
-        for (int64_t i = 0; i < a.shape.head_dim; i++)
-            o[i] += s[k] / sum * read(a.at[MF_CUDNN_V], key_place(a, q, k) + i);
-    int64_t to = place(a, a.shape.o, q.b, q.r, q.h);
-    for (int64_t i = 0; i < a.shape.head_dim; i++) write(a.at[MF_CUDNN_O], to + i, o[i]);
-    ((float *)a.at[MF_CUDNN_LSE])[q.lse] = highest + logf(sum);
-}
-
+/* Sums of a gradient in f32, dense. */
 struct gradients {
-    std::vector<float> q, k, v; /* dense, as the outputs */
+    std::vector<float> dq, dk, dv;
 };
 
-void backward(const attention &a, const query &q, gradients &g) {
-    const mf_cudnn_shape &s = a.shape;
-    int64_t d = s.head_dim, to_q = ((q.b * s.queries + q.r) * s.heads + q.h) * d;
-    int64_t at_do = place(a, s.d_o, q.b, q.r, q.h);
-    float lse = ((const float *)a.at[MF_CUDNN_LSE])[q.lse];
-    float delta = dot(a, a.at[MF_CUDNN_D_O], at_do, a.at[MF_CUDNN_O], place(a, s.o, q.b, q.r, q.h));
-    for (int64_t k = 0; k < q.keys; k++) {
-        int64_t at_k = key_place(a, q, k), to_k = ((q.b * s.keys + k) * s.kv_heads + q.key_head) * d;
-        float p = expf(score(a, q, k) - lse);
-        float ds = a.scale * p * (dot(a, a.at[MF_CUDNN_D_O], at_do, a.at[MF_CUDNN_V], at_k) - delta);
-        for (int64_t i = 0; i < d; i++) {
-            g.q[to_q + i] += ds * read(a.at[MF_CUDNN_K], at_k + i);
-            g.k[to_k + i] += ds * read(a.at[MF_CUDNN_Q], q.at + i);
-            g.v[to_k + i] += p * read(a.at[MF_CUDNN_D_O], at_do + i);
+void backward_row(const piece &p, gradients &g, int64_t b, int64_t i, int64_t h) {
+    const mf_cudnn_shape &s = p.s;
+    const __nv_bfloat16 *q = p.row(MF_CUDNN_Q, s.q, b, i, h), *d_o = p.row(MF_CUDNN_D_O, s.d_o, b, i, h);
+    float delta = dot(p.row(MF_CUDNN_O, s.o, b, i, h), d_o, s.head_dim);
+    float *dq = &g.dq[(size_t)(((b * s.queries + i) * s.heads + h) * s.head_dim)];
+    for (int64_t j = 0; j < p.seen(i); j++) {
+        int64_t kh = p.key_head(h), key = ((b * s.keys + j) * s.kv_heads + kh) * s.head_dim;
+        const __nv_bfloat16 *k = p.row(MF_CUDNN_K, s.k, b, j, kh), *v = p.row(MF_CUDNN_V, s.k, b, j, kh);
+        float weight = expf(p.scale * dot(q, k, s.head_dim) - p.lse(b, i, h));
+        float slope = weight * (dot(d_o, v, s.head_dim) - delta) * p.scale;
+        for (int64_t d = 0; d < s.head_dim; d++) {
+            dq[d] += slope * (float)k[d];
+            g.dk[(size_t)(key + d)] += slope * (float)q[d];
+            g.dv[(size_t)(key + d)] += weight * (float)d_o[d];
         }
     }
+    ((float *)p.at.at(MF_CUDNN_DELTA))[(b * s.heads + h) * s.queries + i] = delta;
 }
 
-void store(const std::vector<float> &from, void *to) {
-    for (size_t i = 0; i < from.size(); i++) write(to, (int64_t)i, from[i]);
+void write(const std::vector<float> &from, void *to) {
+    for (size_t i = 0; i < from.size(); i++) ((__nv_bfloat16 *)to)[i] = __nv_bfloat16(from[i]);
 }
 
-bool compute(const attention &a) {
-    const mf_cudnn_shape &s = a.shape;
-    int64_t queries = s.batch * s.queries * s.heads * s.head_dim,
-            keys = s.batch * s.keys * s.kv_heads * s.head_dim;
+void backward(const piece &p) {
+    const mf_cudnn_shape &s = p.s;
+    size_t queries = (size_t)(s.batch * s.queries * s.heads * s.head_dim);
+    size_t keys = (size_t)(s.batch * s.keys * s.kv_heads * s.head_dim);
     gradients g = {std::vector<float>(queries), std::vector<float>(keys), std::vector<float>(keys)};
-    emulated::begin_operation("attention by cuDNN");
-    for (int64_t b = 0; b < s.batch; b++)
-        for (int64_t h = 0; h < s.heads; h++)
-            for (int64_t r = 0; r < s.queries; r++)
-                a.backward ? backward(a, query_of(a, b, h, r), g) : forward(a, query_of(a, b, h, r));
-    if (a.backward) {
-        store(g.q, a.at[MF_CUDNN_DQ]);
-        store(g.k, a.at[MF_CUDNN_DK]);
-        store(g.v, a.at[MF_CUDNN_DV]);
-        memcpy(a.at[MF_CUDNN_DQ_SUM], g.q.data(), g.q.size() * sizeof(float));
-        memset(a.at[MF_CUDNN_DELTA], 0xff, (size_t)(s.batch * s.heads * s.queries) * sizeof(float));
-    }
-    return true;
+    p.each_row([&](int64_t b, int64_t i, int64_t h) { backward_row(p, g, b, i, h); });
+    memcpy(p.at.at(MF_CUDNN_DQ_SUM), g.dq.data(), queries * sizeof(float));
+    write(g.dq, p.at.at(MF_CUDNN_DQ));
+    write(g.dk, p.at.at(MF_CUDNN_DK));
+    write(g.dv, p.at.at(MF_CUDNN_DV));
 }
 
-void keep_shape(mf_cudnn_graph *g, const mf_cudnn_shape *shape, bool backward) {
-    g->plan = new attention{*shape, backward, {}, 0};
+/* As cuDNN 9.19 needs it on compute capability 9.0: some, and where heads share keys, each head's gradients.
+ */
+int64_t workspace(const mf_cudnn_shape &s, bool backward) {
+    bool grouped = backward && s.heads != s.kv_heads;
+    return 256 + (grouped ? 2 * s.batch * s.keys * s.heads * s.head_dim * 2 : 0);
 }
 
-bool needs(const attention &a, int id) {
-    if (id == MF_CUDNN_LOWEST) return a.shape.causal;
-    return id <= MF_CUDNN_LSE || id == MF_CUDNN_SCALE || a.backward;
+void make(mf_cudnn_graph *g, const mf_cudnn_shape *shape, bool backward) {
+    g->plan = new plan{*shape, backward};
+    g->workspace_bytes = workspace(*shape, backward);
 }
-
-bool is_number(int id) { return id == MF_CUDNN_SCALE || id == MF_CUDNN_LOWEST || id == MF_CUDNN_ONE; }
 
 } // namespace
 
-void mf_cudnn_attention_forward(mf_cudnn_graph *g, const mf_cudnn_shape *shape) {
-    keep_shape(g, shape, false);
-}
-void mf_cudnn_attention_backward(mf_cudnn_graph *g, const mf_cudnn_shape *shape) {
-    keep_shape(g, shape, true);
-}
+void mf_cudnn_attention_forward(mf_cudnn_graph *g, const mf_cudnn_shape *shape) { make(g, shape, false); }
+void mf_cudnn_attention_backward(mf_cudnn_graph *g, const mf_cudnn_shape *shape) { make(g, shape, true); }
 
 mf_status mf_cudnn_finish(mf_cudnn_graph *g) {
-    const attention &a = *(const attention *)g->plan;
-    const mf_cudnn_shape &s = a.shape;
-    if (s.head_dim % 8 || s.heads % s.kv_heads)
-        return MF_FAIL(MF_EUNSUPPORTED, "cuDNN has no kernel for this");
-    bool grouped = a.backward && s.heads != s.kv_heads;
-    g->workspace_bytes = 256 + (grouped ? 2 * s.batch * s.heads * s.keys * s.head_dim * 2 : 0);
-    return MF_OK;
+    if (!emulated::injected()) return g->status;
+    return mf_fail_at(__FILE__, __LINE__, MF_ELIBRARY, "cuDNN failed");
 }
 
+void mf_cudnn_graph_free(mf_cudnn_graph *g) { delete (plan *)g->plan; }
+
+/* What a pack lacks is missed here; the workspace is spoiled. */
 mf_status mf_cudnn_run(const mf_cudnn_graph *g, int n, const int64_t *ids, void *const *pointers,
-                       void *workspace) {
-    attention a = *(const attention *)g->plan;
-    for (int i = 0; i < n; i++) a.at[ids[i]] = pointers[i];
-    for (int id = 1; id < MF_CUDNN_IDS; id++) {
-        if (!needs(a, id)) continue;
-        if (!a.at[id]) return MF_FAIL(MF_ELIBRARY, "cuDNN: tensor %d is not given", id);
-        if (!is_number(id) && (uintptr_t)a.at[id] % (id == MF_CUDNN_LSE ? 4 : 16))
-            return MF_FAIL(MF_ELIBRARY, "cuDNN: tensor %d is not aligned", id);
-    }
-    if (g->workspace_bytes && !workspace) return MF_FAIL(MF_ELIBRARY, "cuDNN: no workspace");
-    a.scale = *(const float *)a.at[MF_CUDNN_SCALE];
+                       void *space) {
+    const plan *made = (const plan *)g->plan;
+    piece p = {made->shape, {}, 0};
+    bool back = made->backward;
+    int64_t bytes = g->workspace_bytes;
+    for (int i = 0; i < n; i++) p.at[ids[i]] = pointers[i];
+    p.scale = *(const float *)p.at.at(MF_CUDNN_SCALE);
     cudaError_t error =
-        emulated::enqueue(g->where.handle->stream, "attention by cuDNN", [a] { return compute(a); });
-    return error ? MF_FAIL(MF_ELIBRARY, "cuDNN: %s", cudaGetErrorString(error)) : MF_OK;
-}
-
-void mf_cudnn_graph_free(mf_cudnn_graph *g) {
-    delete (attention *)g->plan;
-    g->plan = NULL;
+        emulated::injected() ? cudaErrorUnknown : emulated::enqueue(g->where.handle->stream, "cuDNN", [=] {
+            memset(space, 0xff, (size_t)bytes);
+            if (back) return backward(p), true;
+            p.each_row([&](int64_t b, int64_t i, int64_t h) { forward_row(p, b, i, h); });
+            return true;
+        });
+    return error ? mf_fail_at(__FILE__, __LINE__, MF_ELIBRARY, "cuDNN failed") : MF_OK;
 }
