@@ -63,7 +63,7 @@ int mf_world_size(const mf_world *world) { return world->size; }
 const char *mf_world_engine(const mf_world *world) { return world->engine->name; }
 
 int mf_world_local_rank(const mf_world *world) {
-    return strcmp(mf_world_engine(world), "mpi") == 0 ? mf_mpi_local_rank() : world->rank;
+    return strcmp(world->engine->name, "mpi") == 0 ? mf_mpi_local_rank() : world->rank;
 }
 
 void mf_world_use(mf_world *world, mf_device *device) { (void)world, (void)device; }
