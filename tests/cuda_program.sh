@@ -99,7 +99,7 @@ run 0 verify "${video[@]}" --device cuda --reference-device cpu --batch 2 \
 has '^7 of 7 layouts agree'
 run 0 train "${video[@]}" --data shapes.npy --batch 2 --steps 2 --mesh dsp=2 --device cuda --out clips --save-every 1
 has '^rank 0 beside a dry run of it: memory and bytes equal$'
-clips=(generate --model clips/model --clips 2 --sampling-steps 2 --threads 1)
+clips=(generate --model clips/model --clips 2 --steps 2 --threads 1)
 run 0 "${clips[@]}" --device cpu --out there.npy
 run 0 "${clips[@]}" --device cuda --mesh dsp=2 --out here.npy
 same_numbers there.npy here.npy
