@@ -1,6 +1,8 @@
 # What is built for CUDA: a module beside the program, which loads it when a GPU is asked for. Its sources are C for
 # the host's part and .cu for kernels; they call the program's own functions.
-file(GLOB MF_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/device/cuda/*.c ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cu)
+# What the dry device shares with them it has too: of the library the program has only what it uses itself.
+file(GLOB MF_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/device/cuda/*.c ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cu
+     ${CMAKE_SOURCE_DIR}/src/device/cuda_*.c)
 
 if(MESHFOLD_CUDA STREQUAL "AUTO")
   include(CheckLanguage)
