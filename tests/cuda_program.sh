@@ -59,13 +59,13 @@ has '^2 of 2 layouts agree'
 run 0 "${verify[@]}" --no-borrow --mesh single tsp=2 sp=2
 has '^2 of 2 layouts agree'
 run 0 "${verify[@]}" --recompute attention --mesh single dp=2,tsp=2
-has '^1 of 1 layouts agree'
+has '^1 of 1 layout agrees'
 
 # --- a run, and what goes on from it ----------------------------------------------------------------------------------
 train=(train --data text --threads 1 --seq 32 --batch 1 --eval-batches 1)
 run 0 "${train[@]}" --device cuda --model config.json --mesh tsp=2 --steps 2 --out whole --save-every 1
 has '^device     cuda: ' '^wrote whole' '^rank 0 beside a dry run of it: memory and bytes equal$'
-grep -q '"device": *"cuda"' whole/summary.json && grep -q '"device_name"' whole/summary.json || complain summary.json
+for word in '"device": *"cuda"' '"device_name"'; do grep -q "$word" whole/summary.json || complain "summary.json: $word"; done
 grep -q '"device": *"cuda"' whole/resolved.json || complain resolved.json
 rm -r whole/checkpoints/*2
 run 0 train --resume whole/checkpoints --mesh tp=2 --out again
@@ -104,11 +104,33 @@ run 0 "${clips[@]}" --device cpu --out there.npy
 run 0 "${clips[@]}" --device cuda --mesh dsp=2 --out here.npy
 same_numbers there.npy here.npy
 
+# --- documents, narrow weights, conditions ----------------------------------------------------------------------------
+run 0 tokenize --tokenizer "$2/tests/golden/tokenizer/llama3.json" --data text --document-per-line --out ids.bin
+vocab=$(awk -F'[:, ]+' '/"vocab_size"/ { print $3 }' ids.json)
+sed "s/\"vocab_size\": 256/\"vocab_size\": $vocab/" config.json >wider.json
+run 0 verify --model wider.json --seq 40 --threads 1 --device cuda --reference-device cpu --data ids.bin --packed --mesh single tsp=3 sp=2,exchange=ulysses
+has '^2 of 2 layouts agree'
+run 0 "${verify[@]}" --init whole/model --dtype bf16 --mesh single tsp=2
+has '^1 of 1 layout agrees'
+run 0 "${generate[@]}" --device cuda --dtype bf16 --mesh tsp=2
+sed 's/"in_channels"/"condition_tokens": 2, "condition_channels": 16, "in_channels"/' video.json >led.json
+led=(--model led.json --threads 1 --device cuda)
+run 0 verify "${led[@]}" --reference-device cpu --batch 2 --mesh single dsp=2 tsp=2 tp=2
+has '^3 of 3 layouts agree'
+run 0 train "${led[@]}" --data shapes.npy --batch 2 --steps 1 --mesh dsp=2 --out led
+clips=(generate --model led/model --clips 2 --steps 2 --threads 1 --condition shapes.condition.npy --guidance 3)
+run 0 "${clips[@]}" --device cpu --out there.npy
+run 0 "${clips[@]}" --device cuda --mesh dsp=2 --out here.npy
+same_numbers there.npy here.npy
+
 # --- what can't be ----------------------------------------------------------------------------------------------------
 run 2 "${train[@]}" --model config.json --steps 1 --device cuda:9
 has 'error: --device cuda:9: no device cuda:9: this machine has [0-9]+ GPU'
 run 2 "${train[@]}" --model config.json --steps 1 --device gpu
 has 'error: --device gpu: is none of auto, cpu, cuda'
+MESHFOLD_EMULATED_BYTES=1000000 run 1 "${train[@]}" --model config.json --steps 1 --device cuda
+has 'error: rank 0: no memory for .*: [0-9]+ bytes of [a-z]+; [0-9]+ bytes held' \
+    '^what fits: meshfold plan --device cuda --cluster clusters/h200.json --model config.json .* --mesh single .*--longest$'
 MESHFOLD_CUDA_MODULE=$folder/none.so run 2 "${train[@]}" --model config.json --steps 1 --device cuda
 has 'error: --device cuda: no CUDA: '
 
