@@ -1,6 +1,7 @@
 /* run_settings.c: see run_settings.h. */
 #include "cli/run_settings.h"
 
+#include "cli/device_choice.h"
 #include "cli/flag_value.h"
 #include "cli/machine.h"
 
@@ -92,6 +93,9 @@ void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(
         t, MF_CHOICE("engine", &s->engine, "auto|local|mpi", "auto",
                      "ranks as threads, or as processes that mpiexec started; auto: mpi under mpiexec"));
+    mf_device_flag_add(&s->device, t, "device",
+                       "what computes: cpu, cuda, or cuda:1 for the second GPU; of several GPUs ranks take "
+                       "turns; auto: cuda where there is a GPU, else cpu");
     mf_table_add(t, MF_INT("threads", &s->threads, NULL, 1, 4096,
                            "compute threads of a rank (default: the cores divided by the ranks)"));
     mf_table_add(t, MF_SWITCH("no-borrow", &s->no_borrow,
