@@ -19,6 +19,14 @@ set(CMAKE_CUDA_STANDARD 17)
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 
+find_path(NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+if(NCCL_INCLUDE AND NCCL_LIBRARY)
+  list(FILTER MF_CUDA_SOURCES EXCLUDE REGEX "/no_nccl.c$")
+else()
+  list(FILTER MF_CUDA_SOURCES EXCLUDE REGEX "/nccl.c$")
+endif()
+
 add_library(meshfold_cuda MODULE ${MF_CUDA_SOURCES})
 target_include_directories(meshfold_cuda PRIVATE include src)
 target_compile_definitions(meshfold_cuda PRIVATE _GNU_SOURCE)
@@ -26,3 +34,7 @@ target_compile_options(meshfold_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion $<$<BOOL:${MESHFOLD_WERROR}>:-Werror>>
   $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra $<$<BOOL:${MESHFOLD_WERROR}>:--Werror=all-warnings>>)
 target_link_libraries(meshfold_cuda PRIVATE CUDA::cudart_static CUDA::cublasLt)
+if(NCCL_INCLUDE AND NCCL_LIBRARY)
+  target_include_directories(meshfold_cuda SYSTEM PRIVATE ${NCCL_INCLUDE})
+  target_link_libraries(meshfold_cuda PRIVATE ${NCCL_LIBRARY})
+endif()
