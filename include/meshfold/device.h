@@ -32,11 +32,21 @@ void mf_device_destroy(mf_device *device);
 mf_status mf_device_memory_create(const char *name, mf_memory **out);
 /* GPUs that "cuda" can name; 0 where the build or the machine has none. */
 int mf_cuda_count(void);
+/* MF_OK where there is one, else an error that says what is missing. */
+mf_status mf_cuda_look(void);
+/* CUDA's libraries and their versions, in words; "" where there are none. Static. */
+const char *mf_cuda_description(void);
+/* out: [MF_CUDA_WORDS] the GPU of this number, its size and its memory, in words. */
+enum { MF_CUDA_WORDS = 320 };
+mf_status mf_cuda_gpu_description(int number, char *out);
 /* The GPU of a rank, of so many on this machine: ranks take turns. out: [MF_DEVICE_NAME] "cuda:1", ...; other
  * names come out as they are. */
 enum { MF_DEVICE_NAME = 32 };
 void mf_device_name_of_rank(const char *name, int local_rank, char *out);
 const char *mf_device_name(const mf_device *device); /* as it was created */
+/* On a GPU, attention of long chunks by cuDNN instead of by this library's own kernels: faster, but its
+ * gradients may differ in their last bits from run to run. MF_EUNSUPPORTED where there is no such choice. */
+mf_status mf_device_use_cudnn(mf_device *device);
 mf_memory *mf_device_memory(mf_device *device);
 /* Floating-point operations done so far by matrix products (2mnk each) and attention (its products, of the
  * pairs that are seen). */

@@ -1,5 +1,9 @@
 /* cuda.c: a GPU's operations table, and what the program's library finds it by. */
-#include "device/cuda/cuda.h"
+#include "device/cuda/library.h"
+#include "device/cuda_pieces.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 static mf_status cuda_open(mf_device *device) {
     mf_cuda *cuda = NULL;
@@ -7,6 +11,8 @@ static mf_status cuda_open(mf_device *device) {
     if (!place) return MF_FAIL(MF_EINVAL, "%s can't compute on memory of another device", device->name);
     MF_TRY(mf_host_alloc(1, sizeof *cuda, &cuda));
     device->state = cuda;
+    const char *waits = getenv("MESHFOLD_CUDA_BLOCKING");
+    device->waits_for_each = waits && strcmp(waits, "0") != 0;
     cuda->place = place;
     MF_TRY(MF_CUDA(cudaSetDevice, place->number));
     return mf_cuda_gemms_create(device, &cuda->gemms);
@@ -17,12 +23,24 @@ static void cuda_close(mf_device *device) {
     if (!cuda) return;
     cudaSetDevice(cuda->place->number);
     for (int i = 0; i < MF_QUEUES; i++) cudaStreamSynchronize(cuda->place->queue[i]);
+    mf_cuda_library_destroy(cuda->library);
     mf_cuda_gemms_destroy(cuda->gemms);
     mf_host_free(cuda);
 }
 
+static mf_status attention_forward(mf_device *device, const mf_attention_args *args) {
+    bool library = device->uses_cudnn && mf_cuda_in_pieces(args);
+    return library ? mf_cuda_library_forward(device, args) : mf_cuda_attention_forward(device, args);
+}
+
+static mf_status attention_backward(mf_device *device, const mf_attention_args *args) {
+    bool library = device->uses_cudnn && mf_cuda_in_pieces(args);
+    return library ? mf_cuda_library_backward(device, args) : mf_cuda_attention_backward(device, args);
+}
+
 static const mf_device_ops mf_device_cuda = {
     .name = "cuda",
+    .has_cudnn = true,
     .open = cuda_open,
     .close = cuda_close,
     .source = mf_cuda_source,
@@ -39,8 +57,8 @@ static const mf_device_ops mf_device_cuda = {
     .copy = mf_cuda_copy,
     .sum = mf_cuda_sum,
     .gemm = mf_cuda_gemm,
-    .attention_forward = mf_cuda_attention_forward,
-    .attention_backward = mf_cuda_attention_backward,
+    .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
     .attention_delta = mf_cuda_attention_delta,
     .attention_merge = mf_cuda_attention_merge,
     .rmsnorm_forward = mf_cuda_rmsnorm_forward,
@@ -79,5 +97,11 @@ static const mf_device_ops mf_device_cuda = {
 };
 
 extern const mf_cuda_module mf_cuda_module_table;
-const mf_cuda_module mf_cuda_module_table = {
-    .device = &mf_device_cuda, .links = &mf_cuda_links, .count = mf_cuda_devices};
+const mf_cuda_module mf_cuda_module_table = {.device = &mf_device_cuda,
+                                             .links = &mf_cuda_links,
+                                             .count = mf_cuda_devices,
+                                             .look = mf_cuda_look_for_gpus,
+                                             .describe = mf_cuda_describe_libraries,
+                                             .describe_gpu = mf_cuda_describe_gpu,
+                                             .managed_take = mf_cuda_managed_take,
+                                             .managed_give_back = mf_cuda_managed_give_back};

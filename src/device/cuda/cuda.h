@@ -24,9 +24,15 @@ mf_status mf_cuda_gemms_create(mf_device *device, mf_cuda_gemms **out);
 /* Accepts NULL. */
 void mf_cuda_gemms_destroy(mf_cuda_gemms *gemms);
 
+/* library.c: made at its first use. */
+typedef struct mf_cuda_library mf_cuda_library;
+/* Accepts NULL. */
+void mf_cuda_library_destroy(mf_cuda_library *library);
+
 typedef struct mf_cuda {
     mf_cuda_place *place;
     mf_cuda_gemms *gemms;
+    mf_cuda_library *library;
 } mf_cuda;
 
 static inline mf_cuda *mf_cuda_of(mf_device *device) { return (mf_cuda *)device->state; }
@@ -47,6 +53,13 @@ int mf_cuda_devices(void);
 mf_status mf_cuda_pinned_take(mf_device *device, size_t bytes, void **out);
 void mf_cuda_pinned_give_back(void *data);
 bool mf_cuda_reaches(const mf_device *device, const mf_device *other);
+void *mf_cuda_managed_take(size_t bytes);
+void mf_cuda_managed_give_back(void *data);
+
+/* describe.c */
+mf_status mf_cuda_look_for_gpus(void);
+void mf_cuda_describe_libraries(char *out, size_t bytes);
+mf_status mf_cuda_describe_gpu(int number, char *out, size_t bytes);
 
 /* queue.c */
 mf_status mf_cuda_event_create(mf_device *device, mf_event **out);
