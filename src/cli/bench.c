@@ -210,7 +210,7 @@ static mf_status prepare(command *c) {
     c->model.batch = s->batch;
     c->model.forward_only = s->forward;
     c->bench = (mf_bench){.model = s->run.model,
-                          .engine = mf_run_settings_mpi(&s->run) ? "mpi" : "local",
+                          .engine = mf_run_settings_engine(&s->run),
                           .device = s->run.device,
                           .recompute = s->run.recompute,
                           .forward = s->forward,

@@ -91,8 +91,9 @@ void mf_run_settings_add_meshes(mf_run_settings *s, mf_flag_table *t, mf_words *
 
 void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(
-        t, MF_CHOICE("engine", &s->engine, "auto|local|mpi", "auto",
-                     "ranks as threads, or as processes that mpiexec started; auto: mpi under mpiexec"));
+        t, MF_CHOICE("engine", &s->engine, "auto|local|mpi|nccl", "auto",
+                     "ranks as threads, or as processes that mpiexec started; auto: mpi under mpiexec; nccl: "
+                     "either, a GPU each, and NCCL sends what is in their memory"));
     mf_device_flag_add(&s->device, t, "device",
                        "what computes: cpu, cuda, or cuda:1 for the second GPU; of several GPUs ranks take "
                        "turns; auto: cuda where there is a GPU, else cpu");
@@ -213,7 +214,12 @@ mf_status mf_run_settings_threads(const mf_run_settings *s, int ranks, int *out)
 }
 
 bool mf_run_settings_mpi(const mf_run_settings *s) {
-    return strcmp(s->engine, "mpi") == 0 || (strcmp(s->engine, "auto") == 0 && mf_launched_by_mpi());
+    return strcmp(s->engine, "mpi") == 0 || (strcmp(s->engine, "local") != 0 && mf_launched_by_mpi());
+}
+
+const char *mf_run_settings_engine(const mf_run_settings *s) {
+    if (strcmp(s->engine, "nccl") == 0) return "nccl";
+    return mf_run_settings_mpi(s) ? "mpi" : "local";
 }
 
 /* Said here and not by the engine, which knows nothing of meshes. */
@@ -229,7 +235,7 @@ mf_status mf_run_settings_check_started(const mf_run_settings *s, const char *me
 }
 
 mf_status mf_run_settings_launch(mf_run_settings *s, int ranks, mf_rank_body body, void *argument) {
-    mf_launch_options options = {.engine = mf_run_settings_mpi(s) ? "mpi" : "local",
+    mf_launch_options options = {.engine = mf_run_settings_engine(s),
                                  .ranks = ranks,
                                  .timeout_s = s->comm_timeout,
                                  .no_borrow = s->no_borrow};

@@ -71,6 +71,8 @@ mf_status mf_run_settings_text(const mf_run_settings *settings, const mf_words *
 mf_status mf_run_settings_threads(const mf_run_settings *settings, int ranks, int *out);
 /* Ranks run under mpiexec, as its processes. */
 bool mf_run_settings_mpi(const mf_run_settings *settings);
+/* As mf_launch wants it. */
+const char *mf_run_settings_engine(const mf_run_settings *settings);
 /* MF_EINVAL when mpiexec started another number of ranks than `mesh` has. */
 mf_status mf_run_settings_check_started(const mf_run_settings *settings, const char *mesh, int ranks);
 /* mf_launch as the settings say. */
