@@ -24,14 +24,14 @@ typedef struct mf_world mf_world; /* all ranks, as one rank sees them */
 typedef struct mf_comm mf_comm;   /* the ranks of one axis, as one of them sees them */
 
 typedef struct mf_launch_options {
-    const char
-        *engine; /* "local": ranks are threads of this process; "mpi": this process is one rank; "dry": each
-                    rank runs alone, one after another, and transfers are counted but move nothing */
-    int ranks;   /* mpi: 0 takes as many as were started; any other number must be that one */
-    double timeout_s; /* a collective that waits longer fails; 0: 300 s */
-    bool no_borrow;   /* send even where peers' memory can be addressed */
-    bool only;        /* dry: run only_rank alone */
-    int only_rank;
+    const char *engine; /* "local": ranks are threads of this process; "mpi": this process is one rank; "dry":
+                           each rank runs alone, one after another, and transfers are counted but move
+                           nothing; "one-of": only_rank alone is computed, its peers' bytes are stand-ins */
+    int ranks;          /* mpi: 0 takes as many as were started; any other number must be that one */
+    double timeout_s;   /* a collective that waits longer fails; 0: 300 s */
+    bool no_borrow;     /* send even where peers' memory can be addressed */
+    bool only;          /* dry: run only_rank alone */
+    int only_rank;      /* one-of too */
     const mf_costs *costs; /* dry: how long things take; NULL: nothing takes time */
 } mf_launch_options;
 
@@ -53,8 +53,14 @@ const char *mf_mpi_description(void);
 
 int mf_world_rank(const mf_world *world);
 int mf_world_size(const mf_world *world);
-/* "local", "mpi" or "dry". */
+/* "local", "mpi", "dry" or "one-of". */
 const char *mf_world_engine(const mf_world *world);
+/* Of many ranks this one alone is computed: what came from others means nothing. */
+bool mf_world_is_one_of(const mf_world *world);
+/* This rank reports for all: the first, or the only one. */
+bool mf_world_speaks(const mf_world *world);
+/* Buffers of collectives may be this device's from now on. Before groups are made. */
+void mf_world_use(mf_world *world, mf_device *device);
 
 /* The group of `ranks` (world ranks, the same list on each member, which calls this). Owned by the caller. */
 mf_status mf_comm_create(mf_world *world, const char *axis, const int *ranks, int size, mf_comm **out);
@@ -113,10 +119,12 @@ typedef struct mf_shared {
     void *own;
     void **peer; /* [size]; peer[rank] == own */
     size_t bytes;
+    size_t most_bytes; /* set before where bytes differ from rank to rank: the most of any; else 0 */
     mf_category category;
     void *handle; /* the engine's */
 } mf_shared;
-/* Collective; bytes may differ from rank to rank. Accounted in `memory`. Content is undefined. */
+/* Collective; bytes may differ from rank to rank: then *out is empty but for most_bytes. Accounted in
+ * `memory`. Content is undefined. */
 mf_status mf_shared_alloc(mf_comm *comm, mf_memory *memory, mf_category category, size_t bytes,
                           const char *what, mf_shared *out);
 /* Not collective, but peers must be done reading: call it after a barrier, or after an error. Accepts an

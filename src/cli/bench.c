@@ -56,7 +56,7 @@ static void add_layout(settings *s, mf_flag_table *t) {
                                "flags below may stand in a mesh too, as in sp=4,stream=gather, and else "
                                "hold for every mesh that has a use for them");
     mf_table_group(t, "Engine");
-    mf_run_settings_add_engine(&s->run, t);
+    mf_run_settings_add_engine_or_one(&s->run, t);
 }
 
 static void add_measurement(settings *s, mf_flag_table *t) {
@@ -208,7 +208,7 @@ static mf_status prepare(command *c) {
     c->model.batch = s->batch;
     c->model.forward_only = s->forward;
     c->bench = (mf_bench){.model = s->run.model,
-                          .engine = mf_run_settings_mpi(&s->run) ? "mpi" : "local",
+                          .engine = mf_run_settings_engine(&s->run),
                           .recompute = s->run.recompute,
                           .forward = s->forward,
                           .rounds = (int)s->rounds,

@@ -105,9 +105,9 @@ static void print_prediction(const mf_bench_case *c, const mf_bench_figures *f, 
     double real_moved = mf_moved(f->rank), dry_moved = mf_moved(&c->dry.rank);
     bool same = real_moved == dry_moved &&
                 memcmp(&c->dry.rank.memory, &f->rank->memory, sizeof c->dry.rank.memory) == 0;
-    printf("  %-*s %10s %10s %12s %12s  %-7s %9.3f s", width, c->mesh,
-           mf_bytes_text((double)f->rank->memory.peak_total, text[0]),
-           mf_bytes_text((double)c->dry.rank.memory.peak_total, text[1]), mf_bytes_text(real_moved, text[2]),
+    double peak = (double)f->rank->memory.peak_total, dry_peak = (double)c->dry.rank.memory.peak_total;
+    printf("  %-*s %10s %10s %7.4f %12s %12s  %-7s %9.3f s", width, c->mesh, mf_bytes_text(peak, text[0]),
+           mf_bytes_text(dry_peak, text[1]), peak / dry_peak, mf_bytes_text(real_moved, text[2]),
            mf_bytes_text(dry_moved, text[3]), same ? "equal" : "DIFFER", f->step_s);
     if (c->dry.step_s > 0)
         printf(" %9.3f s %+7.1f%%\n", c->dry.step_s, 100 * (c->dry.step_s / f->step_s - 1));
@@ -116,8 +116,8 @@ static void print_prediction(const mf_bench_case *c, const mf_bench_figures *f, 
 }
 
 static void print_predictions(const mf_bench *b, int length, int width) {
-    printf("  %-*s %10s %10s %12s %12s  %-7s %11s %11s %8s\n", width, "mesh", "peak", "dry", "moved", "dry",
-           "", "step", "predicted", "error");
+    printf("  %-*s %10s %10s %7s %12s %12s  %-7s %11s %11s %8s\n", width, "mesh", "peak", "dry", "ratio",
+           "moved", "dry", "", "step", "predicted", "error");
     for (int i = 0; i < b->meshes; i++) {
         const mf_bench_case *c = mf_bench_at(b, length, i);
         if (c->refused) continue;
@@ -141,12 +141,16 @@ static bool any_measured(const mf_bench *b, int length) {
     return false;
 }
 
+static const char *whose(const mf_bench *b) {
+    return strcmp(b->engine, "one-of") == 0 ? "the rank that runs" : "the rank that needs most";
+}
+
 void mf_bench_print(const mf_bench *b) {
     int width = name_width(b);
     print_head(b);
     for (int i = 0; i < b->lengths; i++) {
         long long seq = (long long)mf_bench_at(b, i, 0)->options.model.tokens;
-        printf("\n%lld tokens: peak memory of the rank that needs most\n", seq);
+        printf("\n%lld tokens: peak memory of %s\n", seq, whose(b));
         print_memory(b, i, width);
         if (!any_measured(b, i)) continue;
         printf("\n%lld tokens: a step; bytes moved by the rank that moves most\n", seq);
@@ -155,7 +159,7 @@ void mf_bench_print(const mf_bench *b) {
             printf("\n%lld tokens: bytes moved in a step, mean over ranks\n", seq);
             print_transfers(b, i, width);
         }
-        printf("\n%lld tokens: the rank that needs most, beside a dry run of it\n", seq);
+        printf("\n%lld tokens: %s, beside a dry run of it\n", seq, whose(b));
         print_predictions(b, i, width);
     }
 }

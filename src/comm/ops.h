@@ -49,6 +49,7 @@ typedef struct mf_failure {
  * engine that moves nothing has no transfer. */
 typedef struct mf_engine {
     const char *name;
+    bool at_once;          /* transfers wait for nobody: each is done when it was asked for */
     bool moves_nothing;    /* transfers take time by mf_costs alone; buffers may be addresses that nobody can
                               read */
     bool reduces_in_place; /* where the group borrows, a reduce reads its terms where they lie */
@@ -66,13 +67,14 @@ typedef struct mf_engine {
     mf_status (*await)(mf_comm *comm, int peer, int slot, uint64_t value);
 } mf_engine;
 
-extern const mf_engine mf_engine_local, mf_engine_mpi, mf_engine_dry;
+extern const mf_engine mf_engine_local, mf_engine_mpi, mf_engine_dry, mf_engine_one_of;
 
 struct mf_world {
     const mf_engine *engine;
     int rank, size;
     double timeout_s;
     bool no_borrow;
+    mf_device *device; /* that this rank computes on; NULL: not known yet */
     mf_failure *failure;
     mf_comm *comms;     /* this rank's groups: when it fails, their requests must end before it returns */
     void *state;        /* the engine's */
@@ -107,6 +109,10 @@ struct mf_comm {
     size_t *parts;        /* [size + 1] the offsets of the reduce-scatter that is being called */
     void *state;          /* the engine's */
 };
+
+/* What is accounted for so many bytes of shared memory, as mf_buffer_alloc does it: plans and measurements
+ * compare to the byte. */
+static inline size_t mf_shared_accounted(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
 /* Every operation opens with this: it fails when another rank has, or when a test wants it to. */
 mf_status mf_comm_enter(mf_world *world, int op, const char *axis);

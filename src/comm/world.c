@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const mf_engine *const engines[] = {&mf_engine_local, &mf_engine_mpi, &mf_engine_dry};
+static const mf_engine *const engines[] = {&mf_engine_local, &mf_engine_mpi, &mf_engine_dry, &mf_engine_one_of};
 enum { ENGINES = sizeof engines / sizeof engines[0] };
 
 static const mf_engine *engine_find(const char *name) {
@@ -16,7 +16,7 @@ static const mf_engine *engine_find(const char *name) {
 mf_status mf_launch(const mf_launch_options *options, mf_rank_body body, void *argument) {
     const mf_engine *engine = engine_find(options->engine);
     if (!engine)
-        return MF_FAIL(MF_EINVAL, "no engine named %s: it is local, mpi or dry",
+        return MF_FAIL(MF_EINVAL, "no engine named %s: it is local, mpi, dry or one-of",
                        options->engine ? options->engine : "(none)");
     if (!(options->timeout_s >= 0))
         return MF_FAIL(MF_EINVAL, "a timeout of %g s: it must be positive, or 0 for 300 s",
@@ -55,6 +55,9 @@ int mf_mpi_local_ranks(void) {
 int mf_world_rank(const mf_world *world) { return world->rank; }
 int mf_world_size(const mf_world *world) { return world->size; }
 const char *mf_world_engine(const mf_world *world) { return world->engine->name; }
+bool mf_world_is_one_of(const mf_world *world) { return world->engine == &mf_engine_one_of; }
+bool mf_world_speaks(const mf_world *world) { return world->rank == 0 || mf_world_is_one_of(world); }
+void mf_world_use(mf_world *world, mf_device *device) { world->device = device; }
 
 mf_status mf_failure_init(mf_failure *failure) {
     atomic_init(&failure->set, false);
