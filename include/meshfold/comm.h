@@ -45,6 +45,8 @@ bool mf_launched_by_mpi(void);
 int mf_mpi_ranks(void);
 /* Those of them on this machine, where mpiexec says it; else all. */
 int mf_mpi_local_ranks(void);
+/* This process's number among them, from 0. */
+int mf_mpi_local_rank(void);
 /* Ends the other ranks' processes, so that a rank whose mf_launch failed can print its error first. Under mpi
  * it ends this process too, with exit status `code`; elsewhere it does nothing. */
 void mf_abort_peers(int code);
@@ -59,7 +61,10 @@ const char *mf_world_engine(const mf_world *world);
 bool mf_world_is_one_of(const mf_world *world);
 /* This rank reports for all: the first, or the only one. */
 bool mf_world_speaks(const mf_world *world);
-/* Buffers of collectives may be this device's from now on. Before groups are made. */
+/* This rank's number among those on this machine, from 0. */
+int mf_world_local_rank(const mf_world *world);
+/* Buffers of the collectives may be this device's from now on; the host's may still be. Before groups are
+ * made. */
 void mf_world_use(mf_world *world, mf_device *device);
 
 /* The group of `ranks` (world ranks, the same list on each member, which calls this). Owned by the caller. */

@@ -30,6 +30,10 @@ mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_
 void mf_device_destroy(mf_device *device);
 /* Memory that the device of this name computes on. */
 mf_status mf_device_memory_create(const char *name, mf_memory **out);
+/* MF_EUNSUPPORTED where mf_device_create would say so. Makes nothing. */
+mf_status mf_device_check(const char *name);
+/* Whether the name is of a GPU: "cuda", "cuda:1", "dry-cuda". NULL: it is not. */
+bool mf_device_is_gpu(const char *name);
 /* GPUs that "cuda" can name; 0 where the build or the machine has none. */
 int mf_cuda_count(void);
 /* The GPU of a rank, of so many on this machine: ranks take turns. out: [MF_DEVICE_NAME] "cuda:1", ...; other

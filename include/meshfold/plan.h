@@ -109,6 +109,7 @@ enum { MF_LAYOUT_TEXT = 160, MF_LEFT_OUT = 6 };
 typedef struct mf_search_options {
     mf_model_options model; /* batch: of each dp replica */
     mf_layout_words words;  /* what is given here every layout has, or it is left out */
+    const char *device;     /* as for mf_measure */
     bool any_recompute;     /* all modes of recomputation; else the model's */
     bool borrows;           /* as for mf_plan */
     int ranks;

@@ -198,7 +198,7 @@ void mf_exchange_reshape(mf_exchange *exchange, int64_t tokens);
 /* For the calls that follow, of an exchange that is packed: where the document of each token begins,
  * begins: [batch, tokens] of whole sequences, which are copied; NULL: with its sequence. Not collective, but
  * the same on all ranks of comm. */
-void mf_exchange_set_documents(mf_exchange *exchange, const int32_t *begins);
+mf_status mf_exchange_set_documents(mf_exchange *exchange, const int32_t *begins);
 /* Before a layer's own keys are written: waits until no peer reads what the slot held. */
 mf_status mf_exchange_open(mf_exchange *exchange, int slot);
 /* Own values of the open slot, at head `head`: [batch * rows, ...], token to token width or kv_width. */

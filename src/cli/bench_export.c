@@ -1,6 +1,7 @@
 /* bench_export.c: what `meshfold bench` measured, for programs: JSON under summary.json's names, and CSV. */
 #include "cli/bench_report.h"
 
+#include "cli/device_choice.h"
 #include "cli/rank_json.h"
 #include "meshfold/io.h"
 
@@ -64,11 +65,14 @@ static json_t *layout(const mf_bench *b, const mf_bench_case *c) {
 static json_t *whole(const mf_bench *b) {
     const mf_model_options *m = &b->cases->options.model;
     json_t *layouts = json_array();
+    char name[MF_DEVICE_WORDS];
+    mf_device_words(b->device, name);
     for (int i = 0; i < b->lengths * b->meshes; i++) json_array_append_new(layouts, layout(b, &b->cases[i]));
-    return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:o}", "model", b->model, "params",
+    return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:o}", "model", b->model, "params",
                      (json_int_t)mf_config_params(&m->config), "pass", b->forward ? "forward" : "training",
-                     "engine", b->engine, "device", "cpu", "dtype", mf_dtype_name(m->type), "recompute",
-                     b->recompute, "rounds", b->rounds, "steps", b->steps, "layouts", layouts);
+                     "engine", b->engine, "device", b->device, "device_name", name, "dtype",
+                     mf_dtype_name(m->type), "recompute", b->recompute, "rounds", b->rounds, "steps",
+                     b->steps, "layouts", layouts);
 }
 
 /* What is lost on the way to stdout is found when the program ends. */

@@ -1,6 +1,7 @@
 /* bench_report.c: what `meshfold bench` measured, as tables for people. */
 #include "cli/bench_report.h"
 
+#include "cli/device_choice.h"
 #include "cli/text.h"
 
 #include <stdio.h>
@@ -15,8 +16,10 @@ void mf_bench_subject(const mf_bench *b, char out[128]) {
 
 static void print_head(const mf_bench *b) {
     const mf_model_options *m = &b->cases->options.model;
-    char subject[128];
+    char subject[128], device[MF_DEVICE_WORDS];
     mf_bench_subject(b, subject);
+    mf_device_words(b->device, device);
+    printf("device     %s: %s\n", b->device, device);
     printf("model      %s: %s, recompute %s; %lld %s%s a replica\n", b->model, subject, b->recompute,
            (long long)m->batch, m->config.family == MF_STDIT ? "clip" : "sequence", mf_plural(m->batch));
     printf("measured   %d round%s of %d step%s, engine %s\n", b->rounds, mf_plural(b->rounds), b->steps,

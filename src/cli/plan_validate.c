@@ -66,7 +66,7 @@ static mf_status add_rows(validation *v, const char *mesh) {
     const mf_model_options *model = &v->o->model;
     for (int64_t tokens = MF_VALIDATE_LEAST; tokens <= model->tokens; tokens *= 2) {
         row *r = &v->row[v->rows++];
-        *r = (row){.mesh = mesh, .options.model = *model};
+        *r = (row){.mesh = mesh, .options.model = *model, .options.device = v->o->settings->device};
         r->options.model.tokens = tokens;
         MF_TRY(mf_run_settings_layout(v->o->settings, mesh, false, &r->options.mesh, &r->options.layout));
         MF_TRY(mf_model_check(&r->options.model, &r->options.layout, &r->options.mesh));

@@ -50,7 +50,8 @@ static bool times_known(const mf_cluster *machine, int ranks, int threads) {
 mf_status mf_predict(const mf_cluster *machine, const mf_measure_options *options, bool borrows, int rank,
                      mf_prediction *out) {
     mf_plan_result plan;
-    bool timed = times_known(machine, mf_mesh_ranks(&options->mesh), options->threads);
+    bool timed = !mf_device_is_gpu(options->device) &&
+                 times_known(machine, mf_mesh_ranks(&options->mesh), options->threads);
     const mf_cluster *cluster = timed ? machine : NULL;
     MF_TRY(mf_plan_after(cluster, options, rank, borrows, options->steps > 0, &plan));
     *out = (mf_prediction){.rank = plan.rank, .step_s = plan.step_s, .packed = options->model.packed};

@@ -1,6 +1,7 @@
 /* run_settings.c: see run_settings.h. */
 #include "cli/run_settings.h"
 
+#include "cli/device_choice.h"
 #include "cli/flag_value.h"
 #include "cli/machine.h"
 
@@ -89,6 +90,9 @@ void mf_run_settings_add_meshes(mf_run_settings *s, mf_flag_table *t, mf_words *
 }
 
 static void add_ranks(mf_run_settings *s, mf_flag_table *t) {
+    mf_device_flag_add(&s->device, t, "device",
+                       "what computes: cpu, cuda, or cuda:1 for the second GPU; of several GPUs ranks take "
+                       "turns; auto: cuda where there is a GPU, else cpu");
     mf_table_add(t, MF_INT("threads", &s->threads, NULL, 1, 4096,
                            "compute threads of a rank (default: the cores divided by the ranks)"));
     mf_table_add(t, MF_SWITCH("no-borrow", &s->no_borrow,

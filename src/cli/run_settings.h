@@ -15,6 +15,7 @@
 
 typedef struct mf_run_settings {
     const char *model, *init, *engine, *dtype, *recompute;
+    const char *device; /* what mf_device_choose made of it */
     const char *stream, *attention_stream, *mlp_stream, *exchange, *reduction; /* NULL: not given */
     const char *grid;                                                          /* the same */
     int64_t kv_bucket, zero, threads, seed, frames;
@@ -43,7 +44,7 @@ void mf_run_settings_add_mesh(mf_run_settings *settings, mf_flag_table *table, c
 /* A list of --mesh, which `about` explains, the same, and --zero. */
 void mf_run_settings_add_meshes(mf_run_settings *settings, mf_flag_table *table, mf_words *meshes,
                                 const char *about);
-/* --engine, --threads, --no-borrow, --comm-timeout. */
+/* --engine, --device, --threads, --no-borrow, --comm-timeout. */
 void mf_run_settings_add_engine(mf_run_settings *settings, mf_flag_table *table);
 /* The same, where one rank of a mesh can be run alone: --engine one-of, --rank. */
 void mf_run_settings_add_engine_or_one(mf_run_settings *settings, mf_flag_table *table);

@@ -1,5 +1,6 @@
 /* train.c: `meshfold train`. */
 #include "cli/commands.h"
+#include "cli/device_choice.h"
 #include "cli/predict.h"
 #include "cli/resume.h"
 #include "cli/run_folder.h"
@@ -156,6 +157,7 @@ static mf_status fill_defaults(command *c) {
     s->run.threads = threads;
     if (s->warmup < 0) s->warmup = s->steps / 20;
     if (s->min_lr < 0) s->min_lr = s->lr / 10;
+    MF_TRY(mf_device_choose("device", &s->run.device));
     mf_flags_settle(&c->flags, "threads");
     mf_flags_settle(&c->flags, "warmup");
     mf_flags_settle(&c->flags, "min-lr");
@@ -185,6 +187,7 @@ static void fill_options(command *c) {
     o->eval_every = s->eval_every;
     o->eval_batches = s->eval_batches;
     o->threads = (int)s->run.threads;
+    o->device = s->run.device;
     o->init_from = s->run.init;
     o->save_to = c->save_to;
     o->checkpoints = c->checkpoints;
@@ -304,6 +307,15 @@ static void free_all(command *c) {
     mf_resume_free(&c->resume);
 }
 
+static void report_shortage(const command *c, mf_status status) {
+    bool video = c->options.model.config.family == MF_STDIT;
+    mf_shortage_report(&(mf_shortage){.settings = &c->s.run,
+                                      .mesh = c->s.mesh,
+                                      .model = &c->options.model,
+                                      .seq = video ? 0 : c->s.seq},
+                       status);
+}
+
 int mf_command_train(int argc, char **argv) {
     command c = {0};
     describe(&c);
@@ -315,6 +327,7 @@ int mf_command_train(int argc, char **argv) {
         if (!status) status = launch(&c);
     }
     int code = status ? mf_report_error(status) : 0;
+    report_shortage(&c, status);
     if (status == MF_EIO && c.report.started) code = 1; /* what failed was an output */
     if (c.s.run.launched && status) mf_abort_peers(code);
     free_all(&c);

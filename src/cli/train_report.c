@@ -1,6 +1,7 @@
 /* train_report.c: see train_report.h. */
 #include "cli/train_report.h"
 
+#include "cli/device_choice.h"
 #include "cli/metrics_file.h"
 #include "cli/model_text.h"
 #include "cli/predict.h"
@@ -64,7 +65,9 @@ static void print_clips(const mf_video_set *clips) {
 static void print_start(const mf_train_report *r, const mf_train_options *o, double peak_flops) {
     const mf_model_config *m = &o->model.config;
     int64_t sequences = o->model.batch * o->accumulate;
-    char params[32], text[MF_MODEL_TEXT];
+    char params[32], text[MF_MODEL_TEXT], device[MF_DEVICE_WORDS];
+    mf_device_words(o->device, device);
+    printf("device     %s: %s\n", o->device, device);
     printf("model      %s parameters: %s\n", mf_rate_text((double)mf_config_params(m), params),
            mf_config_text(m, text));
     printf("mesh       ");
@@ -200,6 +203,7 @@ static mf_status predict(const mf_train_report *r, const mf_train_summary *s, mf
                                         .mesh = o->mesh,
                                         .layout = o->layout,
                                         .threads = o->threads,
+                                        .device = o->device,
                                         .accumulate = o->accumulate,
                                         .steps = mf_max(s->ran - 1, 0)};
     return mf_predict(r->machine, &options, r->borrows, s->rank->rank, out);
@@ -222,15 +226,18 @@ static json_t *json_summary(const mf_train_report *r, const mf_train_summary *s,
                              value(r, s->loss_last), "eval", value(r, s->loss_eval));
     json_t *times = json_pack("{s:f, s:f}", "median", s->step_s_median, "min", s->step_s_min);
     if (r->one_of) json_object_set_new(times, "computing", json_real(computing_s(s)));
-    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f, "
-                     "s:f, s:o, s:o}",
-                     "mesh", mesh, "engine", s->engine, "device", s->device, "dtype", r->dtype, "recompute",
-                     r->recompute, "seq", (json_int_t)o->model.tokens, "batch", (json_int_t)o->model.batch,
-                     "accumulate", (json_int_t)o->accumulate, "threads", (json_int_t)o->threads, "steps",
-                     (json_int_t)s->steps, "skipped", (json_int_t)s->skipped, "params", (json_int_t)s->params,
-                     "loss", loss, "step_s", times, "tokens_per_s", s->tokens_per_s, "flops_per_step",
-                     s->flops_per_step, "peak_flops", s->peak_flops, "flops_share_of_peak", s->flops_share,
-                     "ranks", ranks, "predicted", mf_prediction_json(&o->mesh, predicted));
+    char name[MF_DEVICE_WORDS];
+    mf_device_words(s->device, name);
+    return json_pack(
+        "{s:o, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f, "
+        "s:f, s:o, s:o}",
+        "mesh", mesh, "engine", s->engine, "device", s->device, "device_name", name, "dtype", r->dtype,
+        "recompute", r->recompute, "seq", (json_int_t)o->model.tokens, "batch", (json_int_t)o->model.batch,
+        "accumulate", (json_int_t)o->accumulate, "threads", (json_int_t)o->threads, "steps",
+        (json_int_t)s->steps, "skipped", (json_int_t)s->skipped, "params", (json_int_t)s->params, "loss",
+        loss, "step_s", times, "tokens_per_s", s->tokens_per_s, "flops_per_step", s->flops_per_step,
+        "peak_flops", s->peak_flops, "flops_share_of_peak", s->flops_share, "ranks", ranks, "predicted",
+        mf_prediction_json(&o->mesh, predicted));
 }
 
 static void print_memory(const mf_train_summary *s) {

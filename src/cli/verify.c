@@ -1,5 +1,6 @@
 /* verify.c: `meshfold verify`: one model's loss and gradients on several meshes, each against the first's. */
 #include "cli/commands.h"
+#include "cli/device_choice.h"
 #include "cli/model_text.h"
 #include "cli/text.h"
 #include "cli/verify_report.h"
@@ -36,6 +37,9 @@ static void add_layouts(settings *s, mf_flag_table *t) {
                                "others are compared with");
     mf_table_group(t, "Engine");
     mf_run_settings_add_engine(&s->run, t);
+    mf_table_add(t, MF_TEXT("reference-device", &s->reference_device, "NAME",
+                            "what computes the first mesh, so that devices can be compared (default: as "
+                            "--device)"));
 }
 
 static void add_outputs(settings *s, mf_flag_table *t) {
@@ -94,6 +98,7 @@ static mf_status prepare_candidate(command *c, candidate *k) {
     mf_verify_options *o = &k->options;
     MF_TRY(mf_run_settings_layout(&c->s.run, k->text, false, &o->mesh, &o->layout));
     MF_TRY(check_ranks(c, k));
+    o->device = k == c->candidate ? c->s.reference_device : c->s.run.device;
     o->model = c->model;
     o->init_from = c->s.run.init;
     MF_TRY(mf_run_settings_threads(&c->s.run, mf_mesh_ranks(&o->mesh), &o->threads));
@@ -160,6 +165,9 @@ static mf_status prepare(command *c) {
                        s->mesh.items[0]);
     if (s->run.packed && !s->data.count)
         return MF_FAIL(MF_EINVAL, "--packed: needs --data: random ids are no documents");
+    MF_TRY(mf_device_choose("device", &s->run.device));
+    if (!s->reference_device) s->reference_device = s->run.device;
+    MF_TRY(mf_device_choose("reference-device", &s->reference_device));
     MF_TRY(mf_run_settings_model(&s->run, "meshfold verify", &c->model));
     c->model.batch = s->batch;
     MF_TRY(
@@ -192,7 +200,8 @@ static void print_header(const command *c) {
     printf("numbers    %s, recompute %s, seed %lld%s%s; tolerance %g\n", s->run.dtype, s->run.recompute,
            (long long)s->run.seed, s->run.init ? ", weights of " : "", s->run.init ? s->run.init : "",
            s->tolerance);
-    printf("reference  %s\n\n", c->candidate[0].text);
+    printf("reference  %s, on %s; the others on %s\n\n", c->candidate[0].text, s->reference_device,
+           s->run.device);
     fflush(stdout);
 }
 

@@ -52,12 +52,24 @@ int mf_mpi_local_ranks(void) {
     return count(told("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"), mf_mpi_ranks());
 }
 
+int mf_mpi_local_rank(void) {
+    const char *text = told("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID");
+    long n = text ? strtol(text, NULL, 10) : 0;
+    return n > 0 && n <= INT32_MAX ? (int)n : 0;
+}
+
 int mf_world_rank(const mf_world *world) { return world->rank; }
 int mf_world_size(const mf_world *world) { return world->size; }
 const char *mf_world_engine(const mf_world *world) { return world->engine->name; }
 bool mf_world_is_one_of(const mf_world *world) { return world->engine == &mf_engine_one_of; }
 bool mf_world_speaks(const mf_world *world) { return world->rank == 0 || mf_world_is_one_of(world); }
 void mf_world_use(mf_world *world, mf_device *device) { world->device = device; }
+
+int mf_world_local_rank(const mf_world *world) {
+    if (mf_world_is_one_of(world)) return 0;
+    return strcmp(mf_world_engine(world), "mpi") == 0 ? mf_mpi_local_rank() : world->rank;
+}
+
 
 mf_status mf_failure_init(mf_failure *failure) {
     atomic_init(&failure->set, false);

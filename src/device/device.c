@@ -41,6 +41,17 @@ static mf_status find(const char *name, const mf_device_ops **ops, int *number) 
     return MF_FAIL(MF_EUNSUPPORTED, "no device is called \"%s\"; there are: cpu, cuda, dry, dry-cuda", name);
 }
 
+mf_status mf_device_check(const char *name) {
+    const mf_device_ops *ops = NULL;
+    int number = 0;
+    return find(name, &ops, &number);
+}
+
+bool mf_device_is_gpu(const char *name) {
+    int number = 0;
+    return name && (strcmp(name, "dry-cuda") == 0 || is_named(name, "cuda", &number));
+}
+
 int mf_cuda_count(void) {
     const mf_cuda_module *module = NULL;
     mf_error before = *mf_error_last();

@@ -295,10 +295,10 @@ static mf_status check_documents(const mf_model *m, const int32_t *begins) {
 mf_status mf_model_set_documents(mf_model *m, const int32_t *begins) {
     if (!m->options.packed) return MF_FAIL(MF_EINVAL, "documents for a model that is not packed");
     if (begins) MF_TRY(check_documents(m, begins));
-    mf_exchange_set_documents(&m->side->exchange, begins);
-    return MF_OK;
+    return mf_exchange_set_documents(&m->side->exchange, begins);
 }
 
+mf_device *mf_model_device(const mf_model *m) { return m->device; }
 mf_comm *mf_model_world(const mf_model *m) { return m->world; }
 
 mf_status mf_model_share_updates(mf_model *m) { return mf_store_share_updates(&m->store); }

@@ -74,7 +74,7 @@ static mf_status whole_velocity(mf_model *m, float *own, float *out) {
     int64_t own_clip = m->side->tokens / m->options.batch * values, all = m->options.batch * clip;
     MF_TRY(mf_zero(m->device, out, (size_t)all * sizeof(float)));
     for (int64_t b = 0; b < m->options.batch && own; b++)
-        mf_stdit_place_clip(m, own + b * own_clip, out + b * clip);
+        MF_TRY(mf_stdit_place_clip(m, own + b * own_clip, out + b * clip));
     MF_TRY(mf_allreduce(m->sequence, out, all, MF_F32, NULL));
     if (!mf_reduction_scatters(m->side->reduction.kind)) return MF_OK;
     return mf_allreduce(m->tensor, out, all, MF_F32, NULL);

@@ -1,5 +1,6 @@
 /* exchange.c: what all exchanges share: where own queries, keys and values lie, and what a call attends with.
  */
+#include "device/staging.h"
 #include "schedule/kinds.h"
 
 static mf_status host_lists(mf_exchange *x) {
@@ -54,14 +55,26 @@ static int64_t copy_rows(const mf_exchange *x, int rank, const int32_t *begins, 
 }
 
 /* In the order of the queries that calls of attention have here: own tokens, or all, rank after rank. */
-void mf_exchange_set_documents(mf_exchange *x, const int32_t *begins) {
+static void lay_out_documents(const mf_exchange *x, const int32_t *begins, int32_t *out) {
     int own = mf_comm_rank(x->comm), first = x->ulysses ? 0 : own;
     int end = x->ulysses ? mf_comm_size(x->comm) : own + 1;
-    int32_t *out = x->first_key.data;
-    x->has_documents = begins != NULL;
-    for (int64_t b = 0; begins && b < x->sizes.batch; b++)
+    for (int64_t b = 0; b < x->sizes.batch; b++)
         for (int rank = first; rank < end; rank++)
             out += copy_rows(x, rank, begins + b * x->sizes.tokens, out);
+}
+
+mf_status mf_exchange_set_documents(mf_exchange *x, const int32_t *begins) {
+    mf_status status = MF_OK;
+    mf_staging s = {.device = x->device, .room = x->first_key.bytes};
+    int32_t *out = NULL;
+    x->has_documents = begins != NULL;
+    if (!begins || !x->first_key.data) return MF_OK;
+    MF_GO(mf_staging_place(&s, x->first_key.data, x->first_key.bytes, &out));
+    lay_out_documents(x, begins, out);
+    MF_GO(mf_staging_send(&s));
+fail:
+    mf_staging_close(&s);
+    return status;
 }
 
 mf_status mf_exchange_create(const mf_exchange_kind *kind, mf_comm *comm, mf_device *device,

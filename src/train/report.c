@@ -70,7 +70,7 @@ static mf_status hand_over(mf_run_state *r, const mf_rank_report *ranks, int siz
                           .skipped_last = r->skipped_in_a_row > 0,
                           .params = mf_config_params(&r->options->model.config),
                           .engine = mf_world_engine(r->world),
-                          .device = "cpu",
+                          .device = r->options->device ? r->options->device : "cpu",
                           .ranks = size,
                           .rank = ranks};
     times(r, &s);
