@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const mf_engine *const engines[] = {&mf_engine_local, &mf_engine_mpi, &mf_engine_dry, &mf_engine_one_of};
+static const mf_engine *const engines[] = {&mf_engine_local, &mf_engine_mpi, &mf_engine_dry,
+                                           &mf_engine_one_of};
 enum { ENGINES = sizeof engines / sizeof engines[0] };
 
 static const mf_engine *engine_find(const char *name) {
@@ -69,7 +70,6 @@ int mf_world_local_rank(const mf_world *world) {
     if (mf_world_is_one_of(world)) return 0;
     return strcmp(mf_world_engine(world), "mpi") == 0 ? mf_mpi_local_rank() : world->rank;
 }
-
 
 mf_status mf_failure_init(mf_failure *failure) {
     atomic_init(&failure->set, false);
