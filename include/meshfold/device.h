@@ -36,6 +36,8 @@ mf_status mf_device_check(const char *name);
 bool mf_device_is_gpu(const char *name);
 /* GPUs that "cuda" can name; 0 where the build or the machine has none. */
 int mf_cuda_count(void);
+/* Bytes that are free on the GPU of this number; 0 where there is none. */
+int64_t mf_cuda_memory_bytes(int number);
 /* The GPU of a rank, of so many on this machine: ranks take turns. out: [MF_DEVICE_NAME] "cuda:1", ...; other
  * names come out as they are. */
 enum { MF_DEVICE_NAME = 32 };

@@ -218,7 +218,7 @@ static mf_status prepare(command *c) {
                           .steps = (int)s->steps};
     MF_TRY(make_cases(c));
     MF_TRY(check_outputs(s));
-    MF_TRY(mf_machine_load(&c->machine));
+    MF_TRY(mf_machine_load(s->run.device, &c->machine));
     /* a GPU refuses what it has not, and its driver reserves more of the host's addresses than there is
      * memory */
     return mf_run_settings_mpi(&s->run) || mf_device_is_gpu(s->run.device) ? MF_OK : limit_memory();

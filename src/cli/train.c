@@ -271,7 +271,7 @@ static mf_status prepare(command *c) {
     MF_TRY(fill_defaults(c));
     MF_TRY(resolve(c));
     MF_TRY(name_outputs(c));
-    MF_TRY(mf_machine_load(&c->machine));
+    MF_TRY(mf_machine_load(s->run.device, &c->machine));
     fill_options(c);
     MF_TRY(mf_train_check(&c->options));
     bool own = c->resume.folder && !is_elsewhere(c);

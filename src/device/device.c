@@ -59,6 +59,11 @@ int mf_cuda_count(void) {
     return module->count();
 }
 
+int64_t mf_cuda_memory_bytes(int number) {
+    const mf_cuda_module *module = NULL;
+    return number < mf_cuda_count() && !mf_cuda_module_load(&module) ? module->memory_bytes(number) : 0;
+}
+
 void mf_device_name_of_rank(const char *name, int local_rank, char *out) {
     int count = strcmp(name, "cuda") == 0 ? mf_cuda_count() : 0;
     if (count)

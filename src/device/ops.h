@@ -70,7 +70,8 @@ typedef struct mf_device_ops {
  * without CUDA's libraries. */
 typedef struct mf_cuda_module {
     const mf_device_ops *device;
-    int (*count)(void); /* GPUs that can be used; 0 on any error */
+    int (*count)(void);                  /* GPUs that can be used; 0 on any error */
+    int64_t (*memory_bytes)(int number); /* free on one of them; 0 on any error */
 } mf_cuda_module;
 /* Loads it at the first call. MF_EUNSUPPORTED, with what is missing, where it can't be. */
 mf_status mf_cuda_module_load(const mf_cuda_module **out);

@@ -75,4 +75,5 @@ static const mf_device_ops mf_device_cuda = {
 };
 
 extern const mf_cuda_module mf_cuda_module_table;
-const mf_cuda_module mf_cuda_module_table = {.device = &mf_device_cuda, .count = mf_cuda_devices};
+const mf_cuda_module mf_cuda_module_table = {
+    .device = &mf_device_cuda, .count = mf_cuda_devices, .memory_bytes = mf_cuda_free_bytes};

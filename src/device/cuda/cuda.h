@@ -44,6 +44,7 @@ mf_status mf_cuda_source(int number, mf_memory_source *out);
 /* The place behind memory from mf_cuda_source; NULL: other memory. */
 mf_cuda_place *mf_cuda_place_of(const mf_memory *memory);
 int mf_cuda_devices(void);
+int64_t mf_cuda_free_bytes(int number);
 
 /* queue.c */
 mf_status mf_cuda_event_create(mf_device *device, mf_event **out);
