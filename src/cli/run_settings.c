@@ -89,6 +89,10 @@ void mf_run_settings_add_meshes(mf_run_settings *s, mf_flag_table *t, mf_words *
     mf_run_settings_add_zero(s, t);
 }
 
+#define WAYS                                                                                                 \
+    "ranks as threads, or as processes that mpiexec started; auto: mpi under mpiexec; nccl: either, a GPU "  \
+    "each, and NCCL sends what is in their memory"
+
 static void add_ranks(mf_run_settings *s, mf_flag_table *t) {
     mf_device_flag_add(&s->device, t, "device",
                        "what computes: cpu, cuda, or cuda:1 for the second GPU; of several GPUs ranks take "
@@ -103,16 +107,14 @@ static void add_ranks(mf_run_settings *s, mf_flag_table *t) {
 }
 
 void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {
-    mf_table_add(
-        t, MF_CHOICE("engine", &s->engine, "auto|local|mpi", "auto",
-                     "ranks as threads, or as processes that mpiexec started; auto: mpi under mpiexec"));
+    mf_table_add(t, MF_CHOICE("engine", &s->engine, "auto|local|mpi|nccl", "auto", WAYS));
     add_ranks(s, t);
 }
 
 void mf_run_settings_add_engine_or_one(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(
         t,
-        MF_CHOICE("engine", &s->engine, "auto|local|mpi|one-of", "auto",
+        MF_CHOICE("engine", &s->engine, "auto|local|mpi|nccl|one-of", "auto",
                   "ranks as threads, or as processes that mpiexec started; auto: mpi under mpiexec; one-of: "
                   "one rank alone, to see its memory and its time, with stand-ins for what others send"));
     mf_table_add(t, MF_INT("rank", &s->rank, "0", 0, 1 << 20, "which rank --engine one-of computes"));
@@ -227,13 +229,15 @@ mf_status mf_run_settings_threads(const mf_run_settings *s, int ranks, int *out)
     return MF_OK;
 }
 
-bool mf_run_settings_mpi(const mf_run_settings *s) {
-    return strcmp(s->engine, "mpi") == 0 || (strcmp(s->engine, "auto") == 0 && mf_launched_by_mpi());
-}
-
 bool mf_run_settings_one_of(const mf_run_settings *s) { return strcmp(s->engine, "one-of") == 0; }
 
+bool mf_run_settings_mpi(const mf_run_settings *s) {
+    if (mf_run_settings_one_of(s)) return false;
+    return strcmp(s->engine, "mpi") == 0 || (strcmp(s->engine, "local") != 0 && mf_launched_by_mpi());
+}
+
 const char *mf_run_settings_engine(const mf_run_settings *s) {
+    if (strcmp(s->engine, "nccl") == 0) return "nccl";
     if (mf_run_settings_one_of(s)) return "one-of";
     return mf_run_settings_mpi(s) ? "mpi" : "local";
 }

@@ -9,6 +9,7 @@
 #include "cli/run_folder.h"
 #include "cli/text.h"
 #include "meshfold/checkpoint.h"
+#include "meshfold/comm.h"
 
 #include <errno.h>
 #include <math.h>
@@ -254,7 +255,7 @@ static void print_memory(const mf_train_summary *s) {
     int64_t accounted = 0;
     for (int rank = 0; rank < s->ranks; rank++) accounted += s->rank[rank].memory.peak_total;
     char a[32], b[32];
-    bool one_process = strcmp(s->engine, "local") == 0;
+    bool one_process = !r->one_of && strcmp(s->engine, "mpi") != 0 && !mf_launched_by_mpi();
     char alone[32];
     snprintf(alone, sizeof alone, "rank %d", s->rank->rank);
     printf("  %s accounted %s, peak resident size of the process %s\n", one_process ? "all ranks" : alone,

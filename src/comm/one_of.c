@@ -19,9 +19,7 @@ typedef struct stand_ins {
     block numbers; /* [NUMBERS], made when they are first asked for */
 } stand_ins;
 
-static mf_status block_take(const mf_world *world, size_t bytes, const char *what, block *out) {
-    const mf_memory_source *source =
-        world->device ? mf_memory_source_of(mf_device_memory(world->device)) : &mf_memory_heap;
+static mf_status block_take(const mf_memory_source *source, size_t bytes, const char *what, block *out) {
     if (!bytes) return MF_OK;
     *out = (block){.source = *source, .data = source->take(source->context, bytes), .bytes = bytes};
     return out->data ? MF_OK : MF_FAIL(MF_ENOMEM, "no memory for %s: %zu bytes", what, bytes);
@@ -43,7 +41,9 @@ static mf_status numbers_make(mf_world *world, stand_ins *s) {
     uint16_t *made = NULL;
     MF_GO(mf_host_alloc(NUMBERS, sizeof *made, &made));
     for (uint64_t i = 0; i < NUMBERS; i++) made[i] = mf_bf16_from_f32(0.02f * mf_random_normal(1, 2, i));
-    MF_GO(block_take(world, NUMBERS * sizeof *made, "numbers that stand in for peers'", &s->numbers));
+    const mf_memory_source *source =
+        world->device ? mf_memory_source_of(mf_device_memory(world->device)) : &mf_memory_heap;
+    MF_GO(block_take(source, NUMBERS * sizeof *made, "numbers that stand in for peers'", &s->numbers));
     MF_GO(copy(world, s->numbers.data, made, NUMBERS * sizeof *made));
 fail:
     mf_host_free(made);
@@ -144,11 +144,12 @@ static void members_end(members *s) {
     mf_host_free(s);
 }
 
-static mf_status shared_take(mf_world *world, const mf_shared *wanted, members *s) {
+static mf_status shared_take(mf_world *world, const mf_memory_source *source, const mf_shared *wanted,
+                             members *s) {
     bool larger = wanted->most_bytes > wanted->bytes;
-    MF_TRY(block_take(world, mf_shared_accounted(wanted->bytes), "shared memory", &s->own));
+    MF_TRY(block_take(source, mf_shared_accounted(wanted->bytes), "shared memory", &s->own));
     if (!larger) return MF_OK;
-    MF_TRY(block_take(world, wanted->most_bytes, "what stands in for peers' memory", &s->peers));
+    MF_TRY(block_take(source, wanted->most_bytes, "what stands in for peers' memory", &s->peers));
     return fill(world, s->peers.data, s->peers.bytes);
 }
 
@@ -159,7 +160,7 @@ static mf_status one_of_shared_alloc(mf_comm *comm, const mf_header *header, mf_
     (void)header;
     if (ready) return ready;
     MF_TRY(mf_host_alloc(1, sizeof *s, &s));
-    MF_GO(shared_take(comm->world, out, s));
+    MF_GO(shared_take(comm->world, source, out, s));
     for (int r = 0; r < comm->size; r++)
         out->peer[r] = r != comm->rank && s->peers.data ? s->peers.data : s->own.data;
     out->own = s->own.data;

@@ -13,7 +13,8 @@ static mf_status shared_peers(mf_comm *comm, mf_memory *memory, const char *what
     mf_header header = {.op = MF_OP_SHARED, .element_bytes = 1, .sequence = ++comm->sequence[MF_LANE_MAIN]};
     size_t bytes = mf_shared_accounted(out->bytes);
     mf_status ready = mf_memory_account(memory, out->category, bytes, what);
-    mf_status status = comm->world->engine->shared_alloc(comm, &header, ready, out);
+    const mf_memory_source *source = mf_memory_source_of(memory);
+    mf_status status = comm->world->engine->shared_alloc(comm, &header, ready, source, out);
     if (status && !ready) mf_memory_release(memory, out->category, bytes);
     return status;
 }

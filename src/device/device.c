@@ -133,6 +133,10 @@ mf_status mf_event_follow(mf_device *device, mf_queue queue, const mf_event *eve
     return event->ops ? device->ops->event_follow(device, queue, event) : MF_OK;
 }
 
+mf_status mf_event_wait(const mf_event *event) { return event->ops ? event->ops->event_wait(event) : MF_OK; }
+
+bool mf_device_has_queues(const mf_device *device) { return device->ops->event_create != NULL; }
+
 mf_status mf_device_finish(mf_device *device, mf_queue queue) {
     return device->ops->finish ? device->ops->finish(device, queue) : MF_OK;
 }
@@ -146,6 +150,26 @@ mf_status mf_copy(mf_device *device, mf_queue queue, void *to, const void *from,
     if (device->ops->copy) return device->ops->copy(device, queue, to, from, bytes);
     if (!device->ops->computes_nothing) memmove(to, from, bytes);
     return MF_OK;
+}
+
+mf_status mf_pinned_take(mf_device *device, size_t bytes, void **out) {
+    *out = NULL;
+    if (bytes == 0) return MF_OK;
+    return device->ops->pinned_take ? device->ops->pinned_take(device, bytes, out)
+                                    : mf_host_alloc(1, bytes, out);
+}
+
+void mf_pinned_give_back(mf_device *device, void *data) {
+    if (!data) return;
+    if (device->ops->pinned_give_back)
+        device->ops->pinned_give_back(data);
+    else
+        mf_host_free(data);
+}
+
+bool mf_device_reaches(const mf_device *device, const mf_device *other) {
+    if (!mf_device_has_queues(device) || device->ops != other->ops) return device->ops == other->ops;
+    return device->ops->reaches(device, other);
 }
 
 mf_status mf_sum_terms(mf_device *device, mf_queue queue, const mf_sum_args *args) {

@@ -105,3 +105,16 @@ mf_cuda_place *mf_cuda_place_of(const mf_memory *memory) {
     const mf_memory_source *source = mf_memory_source_of(memory);
     return source->take == take ? source->context : NULL;
 }
+
+mf_status mf_cuda_pinned_take(mf_device *device, size_t bytes, void **out) {
+    MF_TRY(MF_CUDA(cudaSetDevice, mf_cuda_of(device)->place->number));
+    return MF_CUDA(cudaMallocHost, out, bytes);
+}
+
+void mf_cuda_pinned_give_back(void *data) { cudaFreeHost(data); }
+
+bool mf_cuda_reaches(const mf_device *device, const mf_device *other) {
+    int own = ((const mf_cuda *)device->state)->place->number;
+    int peer = ((const mf_cuda *)other->state)->place->number, can = 0;
+    return own == peer || (cudaDeviceCanAccessPeer(&can, own, peer) == cudaSuccess && can);
+}
