@@ -38,6 +38,13 @@ bool mf_device_is_gpu(const char *name);
 int mf_cuda_count(void);
 /* Bytes that are free on the GPU of this number; 0 where there is none. */
 int64_t mf_cuda_memory_bytes(int number);
+/* MF_OK where there is one, else an error that says what is missing. */
+mf_status mf_cuda_look(void);
+/* CUDA's libraries and their versions, in words; "" where there are none. Static. */
+const char *mf_cuda_description(void);
+/* out: [MF_CUDA_WORDS] the GPU of this number, its size and its memory, in words. */
+enum { MF_CUDA_WORDS = 320 };
+mf_status mf_cuda_gpu_description(int number, char *out);
 /* The GPU of a rank, of so many on this machine: ranks take turns. out: [MF_DEVICE_NAME] "cuda:1", ...; other
  * names come out as they are. */
 enum { MF_DEVICE_NAME = 32 };

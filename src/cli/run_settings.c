@@ -113,10 +113,10 @@ void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {
 
 void mf_run_settings_add_engine_or_one(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(
-        t,
-        MF_CHOICE("engine", &s->engine, "auto|local|mpi|nccl|one-of", "auto",
-                  "ranks as threads, or as processes that mpiexec started; auto: mpi under mpiexec; one-of: "
-                  "one rank alone, to see its memory and its time, with stand-ins for what others send"));
+        t, MF_CHOICE("engine", &s->engine, "auto|local|mpi|nccl|one-of", "auto",
+                     WAYS
+                     "; one-of: "
+                     "one rank alone, to see its memory and its time, with stand-ins for what others send"));
     mf_table_add(t, MF_INT("rank", &s->rank, "0", 0, 1 << 20, "which rank --engine one-of computes"));
     add_ranks(s, t);
 }

@@ -154,7 +154,7 @@ static mf_status shared_take(mf_world *world, const mf_memory_source *source, co
 }
 
 static mf_status one_of_shared_alloc(mf_comm *comm, const mf_header *header, mf_status ready,
-                                     mf_shared *out) {
+                                     const mf_memory_source *source, mf_shared *out) {
     mf_status status = MF_OK;
     members *s = NULL;
     (void)header;

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const mf_device_ops mf_device_cpu, mf_device_dry;
+extern const mf_device_ops mf_device_cpu, mf_device_dry, mf_device_dry_cuda;
 
-static const mf_device_ops *const built_in[] = {&mf_device_cpu, &mf_device_dry};
+static const mf_device_ops *const built_in[] = {&mf_device_cpu, &mf_device_dry, &mf_device_dry_cuda};
 
 /* "cuda:1" is the device "cuda", number 1. */
 static bool is_named(const char *name, const char *device, int *number) {
@@ -50,18 +50,6 @@ mf_status mf_device_check(const char *name) {
 bool mf_device_is_gpu(const char *name) {
     int number = 0;
     return name && (strcmp(name, "dry-cuda") == 0 || is_named(name, "cuda", &number));
-}
-
-int mf_cuda_count(void) {
-    const mf_cuda_module *module = NULL;
-    mf_error before = *mf_error_last();
-    if (mf_cuda_module_load(&module)) return mf_error_adopt(&before), 0;
-    return module->count();
-}
-
-int64_t mf_cuda_memory_bytes(int number) {
-    const mf_cuda_module *module = NULL;
-    return number < mf_cuda_count() && !mf_cuda_module_load(&module) ? module->memory_bytes(number) : 0;
 }
 
 void mf_device_name_of_rank(const char *name, int local_rank, char *out) {
@@ -179,7 +167,8 @@ mf_status mf_sum_terms(mf_device *device, mf_queue queue, const mf_sum_args *arg
         return MF_FAIL(MF_EINVAL, "a sum of %d terms of %lld to %d places", args->terms, (long long)args->n,
                        args->places);
     if (args->n == 0 || args->places == 0) return MF_OK;
-    return device->ops->sum(device, queue, args);
+    MF_TRY(device->ops->sum(device, queue, args));
+    return device->waits_for_each ? mf_device_finish(device, queue) : MF_OK;
 }
 
 static const char *const operation_names[MF_OPERATIONS] = {"gemm",
@@ -234,8 +223,8 @@ static double begins(void) { return mf_trace_held() ? mf_now_s() : 0; }
 
 /* A span ends when the operation does, which a queue tells only to those who wait. */
 static mf_status ran(mf_device *device, mf_operation operation, double begin, mf_status status) {
-    if (status || !mf_trace_held()) return status;
-    MF_TRY(mf_device_finish(device, MF_QUEUE_COMPUTE));
+    if (status || !(mf_trace_held() || device->waits_for_each)) return status;
+    MF_TRY(mf_blame(operation_names[operation], mf_device_finish(device, MF_QUEUE_COMPUTE)));
     mf_trace_add("compute", operation_names[operation], begin, mf_now_s(), 0);
     return MF_OK;
 }

@@ -1,8 +1,9 @@
 /* ops.c: see ops.h. */
 #include "ops.h"
 
+#include "machine.h"
+
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { HELD_MAX = 1 << 16 };
@@ -16,7 +17,7 @@ const int64_t sizes[SIZES][2] = {{0, 7}, {7, 0}, {1, 1}, {7, 31}, {31, 257}, {5,
 const mf_dtype types[2] = {MF_F32, MF_BF16};
 
 void *take(size_t bytes) {
-    void *data = malloc(bytes ? bytes : 1);
+    void *data = machine_take(bytes);
     assert_non_null(data);
     assert_true(held_count < HELD_MAX);
     memset(data, 0xff, bytes);
@@ -24,15 +25,15 @@ void *take(size_t bytes) {
 }
 
 void drop_to(int count) {
-    while (held_count > count) free(held[--held_count]);
+    while (held_count > count) machine_give_back(held[--held_count]);
 }
 
 int ops_begin(void **state) {
     (void)state;
     held_count = 0;
-    if (mf_memory_create(NULL, &memory)) return -1;
+    if (mf_device_memory_create(machine_name(), &memory)) return -1;
     for (int i = 0; i < MACHINES; i++)
-        if (mf_device_create("cpu", memory, i + 1, &machine[i])) return -1;
+        if (mf_device_create(machine_name(), memory, i + 1, &machine[i])) return -1;
     return 0;
 }
 

@@ -1,12 +1,17 @@
 /* cuda.c: a GPU's operations table, and what the program's library finds it by. */
 #include "device/cuda/cuda.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 static mf_status cuda_open(mf_device *device) {
     mf_cuda *cuda = NULL;
     mf_cuda_place *place = mf_cuda_place_of(device->memory);
     if (!place) return MF_FAIL(MF_EINVAL, "%s can't compute on memory of another device", device->name);
     MF_TRY(mf_host_alloc(1, sizeof *cuda, &cuda));
     device->state = cuda;
+    const char *waits = getenv("MESHFOLD_CUDA_BLOCKING");
+    device->waits_for_each = waits && strcmp(waits, "0") != 0;
     cuda->place = place;
     MF_TRY(MF_CUDA(cudaSetDevice, place->number));
     return mf_cuda_gemms_create(device, &cuda->gemms);
@@ -79,9 +84,12 @@ static const mf_device_ops mf_device_cuda = {
 };
 
 extern const mf_cuda_module mf_cuda_module_table;
-const mf_cuda_module mf_cuda_module_table = {
-    .device = &mf_device_cuda,
-    .links = &mf_cuda_links,
-    .count = mf_cuda_devices,
-    .memory_bytes = mf_cuda_free_bytes,
-};
+const mf_cuda_module mf_cuda_module_table = {.device = &mf_device_cuda,
+                                             .links = &mf_cuda_links,
+                                             .memory_bytes = mf_cuda_free_bytes,
+                                             .count = mf_cuda_devices,
+                                             .look = mf_cuda_look_for_gpus,
+                                             .describe = mf_cuda_describe_libraries,
+                                             .describe_gpu = mf_cuda_describe_gpu,
+                                             .managed_take = mf_cuda_managed_take,
+                                             .managed_give_back = mf_cuda_managed_give_back};

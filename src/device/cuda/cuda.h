@@ -48,6 +48,13 @@ int64_t mf_cuda_free_bytes(int number);
 mf_status mf_cuda_pinned_take(mf_device *device, size_t bytes, void **out);
 void mf_cuda_pinned_give_back(void *data);
 bool mf_cuda_reaches(const mf_device *device, const mf_device *other);
+void *mf_cuda_managed_take(size_t bytes);
+void mf_cuda_managed_give_back(void *data);
+
+/* describe.c */
+mf_status mf_cuda_look_for_gpus(void);
+void mf_cuda_describe_libraries(char *out, size_t bytes);
+mf_status mf_cuda_describe_gpu(int number, char *out, size_t bytes);
 
 /* queue.c */
 mf_status mf_cuda_event_create(mf_device *device, mf_event **out);

@@ -101,6 +101,13 @@ mf_status mf_cuda_source(int number, mf_memory_source *out) {
     return MF_OK;
 }
 
+void *mf_cuda_managed_take(size_t bytes) {
+    void *data = NULL;
+    return cudaMallocManaged(&data, bytes, cudaMemAttachGlobal) == cudaSuccess ? data : NULL;
+}
+
+void mf_cuda_managed_give_back(void *data) { cudaFree(data); }
+
 mf_cuda_place *mf_cuda_place_of(const mf_memory *memory) {
     const mf_memory_source *source = mf_memory_source_of(memory);
     return source->take == take ? source->context : NULL;
