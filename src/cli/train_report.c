@@ -241,7 +241,7 @@ static json_t *json_summary(const mf_train_report *r, const mf_train_summary *s,
         mf_prediction_json(&o->mesh, predicted));
 }
 
-static void print_memory(const mf_train_summary *s) {
+static void print_memory(const mf_train_report *r, const mf_train_summary *s) {
     printf("\npeak memory by category\n  rank %12s", "total");
     for (int i = 0; i < MF_CATEGORIES; i++) printf(" %12s", mf_category_name((mf_category)i));
     printf("\n");
@@ -303,7 +303,7 @@ static mf_status finished(void *context, const mf_train_summary *s) {
         json_dumpf(summary, stdout, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS));
         printf("\n");
     } else {
-        print_memory(s);
+        print_memory(r, s);
         if (s->ranks > 1 || r->one_of) print_comm(s);
         if (comparable(s)) mf_prediction_print(&predicted, &s->rank[0], s->step_s_median);
         print_end(r, s);
