@@ -1,4 +1,5 @@
 /* attention.c: forward and backward against sums in double precision, for many cuts of queries and keys. */
+#include "machine.h"
 #include "support.h"
 
 #include <math.h>
@@ -53,9 +54,10 @@ static int64_t kv_count(const problem *p) { return p->kv_offset[p->s.key_chunks]
 static int64_t lse_count(const problem *p) { return p->s.batch * p->tokens * p->lse_ld; }
 
 static void *take(int64_t count, size_t size) {
-    void *data = calloc((size_t)count + 1, size);
+    size_t bytes = ((size_t)count + 1) * size;
+    void *data = machine_take(bytes);
     assert_non_null(data);
-    return data;
+    return memset(data, 0, bytes);
 }
 
 /* Values from a name, rounded to the type; *data holds them in it. */
@@ -126,8 +128,8 @@ static void reference_row(problem *p, int64_t batch, int64_t token, int64_t posi
             p->dv[seen[j] + i] += weight[j] * (double)p->d_o[at + i];
         }
     }
-    free(seen);
-    free(weight);
+    machine_give_back(seen);
+    machine_give_back(weight);
 }
 
 /* Where the document of each of a sequence's positions begins, lengths from 1 to twice the mean. */
@@ -152,7 +154,7 @@ static int32_t *first_keys(const shape *s, int64_t tokens) {
         for (int c = 0; c < s->query_chunks; c++)
             for (int64_t i = 0; i < s->queries[c].rows; i++) out[at++] = begins[s->queries[c].position + i];
     }
-    free(begins);
+    machine_give_back(begins);
     return out;
 }
 
@@ -192,7 +194,7 @@ static problem problem_open(const shape *s, mf_dtype type) {
 static void problem_close(problem *p) {
     void *owned[] = {p->q,      p->k, p->v,   p->d_o, p->q_data, p->k_data, p->v_data,   p->d_o_data,
                      p->o_data, p->o, p->lse, p->dq,  p->dk,     p->dv,     p->first_key};
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) machine_give_back(owned[i]);
 }
 
 /* What is there before the call: gradients are added to it, padding keeps it. */
@@ -204,7 +206,7 @@ static float *before(const char *name, int64_t n) {
 
 static void answer_close(answer *a) {
     void *owned[] = {a->o, a->lse, a->delta, a->dq, a->dk, a->dv};
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) machine_give_back(owned[i]);
 }
 
 static mf_attention_args arguments(const problem *p, answer *a, mf_query_chunk *queries, mf_key_chunk *keys) {
@@ -355,7 +357,7 @@ static void expect_added(const char *name, const float *got, const double *expec
     float *added = before(name, n);
     for (int64_t i = 0; i < n; i++) added[i] = got[i] - added[i];
     expect_near(name, relative_error(n, added, expected), type);
-    free(added);
+    machine_give_back(added);
 }
 
 /* Padding of lse, which nothing may touch, counts as right; so does -infinity where it should be. */
@@ -368,9 +370,9 @@ static void expect_lse(const problem *p, const float *lse) {
         got[i] = blind ? 0 : lse[i];
     }
     expect_near("lse", relative_error(lse_count(p), got, expected), p->type);
-    free(expected);
-    free(untouched);
-    free(got);
+    machine_give_back(expected);
+    machine_give_back(untouched);
+    machine_give_back(got);
 }
 
 static void expect_right(const problem *p, const answer *a) {
@@ -393,7 +395,7 @@ static void expect_close_o(const problem *p, const answer *a, const answer *b) {
     double *expected = take(q_count(p), sizeof *expected);
     for (int64_t i = 0; i < q_count(p); i++) expected[i] = (double)b->o[i];
     expect_near("o of several calls", relative_error(q_count(p), a->o, expected), p->type);
-    free(expected);
+    machine_give_back(expected);
 }
 
 static void expect_merged(const problem *p, const answer *a, const answer *again, const answer *at_once) {
@@ -406,11 +408,15 @@ static void expect_merged(const problem *p, const answer *a, const answer *again
 
 static mf_memory *memory;
 static mf_device *devices[DEVICES]; /* of 1, 2, ... threads */
+static int device_count = DEVICES;  /* that a problem is tried on */
+
+static bool on_cpu(void) { return strcmp(machine_name(), "cpu") == 0; }
 
 static int open_devices(void **state) {
     (void)state;
-    ASSERT_OK(mf_memory_create(NULL, &memory));
-    for (int i = 0; i < DEVICES; i++) ASSERT_OK(mf_device_create("cpu", memory, i + 1, &devices[i]));
+    ASSERT_OK(mf_device_memory_create(machine_name(), &memory));
+    for (int i = 0; i < DEVICES; i++) ASSERT_OK(mf_device_create(machine_name(), memory, i + 1, &devices[i]));
+    if (!on_cpu()) device_count = 1; /* threads are nothing to it */
     return 0;
 }
 
@@ -439,7 +445,7 @@ static void check_merged(mf_device *device, const problem *p) {
  * repeated. */
 static void check_type(const shape *s, mf_dtype type) {
     problem p = problem_open(s, type);
-    for (int i = 0; i < DEVICES; i++)
+    for (int i = 0; i < device_count; i++)
         for (int calls = 1; calls <= s->key_chunks && calls <= 3; calls += 2) {
             answer a = solve(devices[i], &p, calls), again = solve(devices[i], &p, calls);
             expect_right(&p, &a);
@@ -447,7 +453,7 @@ static void check_type(const shape *s, mf_dtype type) {
             answer_close(&a);
             answer_close(&again);
         }
-    for (int i = 0; i < DEVICES; i += 2) check_merged(devices[i], &p);
+    for (int i = 0; i < device_count; i += 2) check_merged(devices[i], &p);
     problem_close(&p);
 }
 
@@ -567,6 +573,7 @@ static void zigzag_cuts(void **state) {
 /* bf16 tiles multiplied as bf16 and as f32, whichever this machine would choose. */
 static void both_types_of_products(void **state) {
     (void)state;
+    if (!on_cpu()) skip();
     shape s = whole(1, 300, 4, 2, 64);
     problem p = problem_open(&s, MF_BF16);
     for (int type = MF_F32; type <= MF_BF16; type++) {
@@ -797,8 +804,8 @@ static void calls_that_see_nothing(void **state) {
     assert_memory_equal(a.dk, dk, (size_t)kv_count(&p) * sizeof *dk);
     assert_memory_equal(a.dv, dv, (size_t)kv_count(&p) * sizeof *dv);
     float *owned[] = {o, lse, dq, dk, dv};
-    for (int i = 0; i < 5; i++) free(owned[i]);
-    free(first_key);
+    for (int i = 0; i < 5; i++) machine_give_back(owned[i]);
+    machine_give_back(first_key);
     answer_close(&a);
     problem_close(&p);
 }
@@ -824,8 +831,8 @@ static void rows_before_the_keys_stay(void **state) {
     }
     assert_memory_equal(p.o_data, o, (size_t)(60 * p.q_ld) * sizeof *o);
     assert_memory_equal(a.lse, lse, (size_t)(60 * p.lse_ld) * sizeof *lse);
-    free(o);
-    free(lse);
+    machine_give_back(o);
+    machine_give_back(lse);
     answer_close(&a);
     problem_close(&p);
 }
@@ -868,6 +875,7 @@ static void large_scores(void **state) {
 
 static void exponentials(void **state) {
     (void)state;
+    if (!on_cpu()) skip();
     float row[64];
     for (int i = 0; i < 4000; i++) {
         for (int j = 0; j < 64; j++) row[j] = -125.0f * (float)(i * 64 + j) / 256000.0f;
@@ -921,6 +929,7 @@ static int64_t workspace_of_backward(int64_t tokens) {
 
 static void workspace_is_as_predicted(void **state) {
     (void)state;
+    if (!on_cpu()) skip();
     assert_int_equal(workspace_of_backward(700), workspace_of_backward(1400));
 }
 
@@ -968,6 +977,7 @@ static void expect_dry_workspace(int64_t tokens, mf_dtype type) {
 /* A device that computes nothing takes the same. */
 static void workspace_is_the_dry_devices(void **state) {
     (void)state;
+    if (!on_cpu()) skip();
     static const int64_t lengths[] = {1, 16, 33, 129, 700};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         expect_dry_workspace(lengths[i], MF_F32);
@@ -986,7 +996,7 @@ static void failed_allocations(void **state) {
         mf_key_chunk keys[CHUNKS];
         answer a = {.lse = take(lse_count(&p), sizeof(float)), .dk = take(0, 1), .dv = take(0, 1)};
         mf_attention_args args = arguments(&p, &a, queries, keys);
-        ASSERT_OK(mf_device_create("cpu", memory, DEVICES, &device));
+        ASSERT_OK(mf_device_create(machine_name(), memory, DEVICES, &device));
         mf_fault_arm(MF_FAULT_ALLOC, n);
         mf_status status = mf_attention_forward(device, &args);
         failed = mf_fault_fired(MF_FAULT_ALLOC);
@@ -1054,8 +1064,8 @@ static void *run_rank(void *argument) {
     rank_run *run = argument;
     mf_memory *own_memory = NULL;
     mf_device *device = NULL;
-    ASSERT_OK(mf_memory_create(NULL, &own_memory));
-    ASSERT_OK(mf_device_create("cpu", own_memory, 1, &device));
+    ASSERT_OK(mf_device_memory_create(machine_name(), &own_memory));
+    ASSERT_OK(mf_device_create(machine_name(), own_memory, 1, &device));
     run->a = solve(device, &run->own, 1);
     mf_device_destroy(device);
     mf_memory_destroy(own_memory);
@@ -1080,7 +1090,7 @@ static void ranks_as_threads(void **state) {
     }
     for (int i = 0; i < 3; i++) {
         answer_close(&runs[i].a);
-        free(runs[i].own.o_data);
+        machine_give_back(runs[i].own.o_data);
     }
     problem_close(&p);
 }

@@ -69,6 +69,7 @@ void lay_out(block &b) {
     b.mapped = b.bytes;
 }
 char *last_address(const block &b) { return b.data + b.bytes - 1; }
+void watch_faults() {}
 void close_all() {}
 void remove(block *b) {
     char *data = b->data;
@@ -120,15 +121,21 @@ void on_fault(int, siginfo_t *info, void *) {
     sigaction(SIGSEGV, &earlier, nullptr); /* it comes again, for who was there before */
 }
 
+/* Again and again: a test's framework takes the signal for itself whenever a test begins. */
+void watch_faults() {
+    struct sigaction action = {}, found = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    sigaction(SIGSEGV, &action, &found);
+    if (found.sa_sigaction != on_fault) earlier = found;
+}
+
 void reserve() {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     arena = (char *)mmap(nullptr, arena_bytes, PROT_NONE, flags, -1, 0);
     if (arena == MAP_FAILED) die("no addresses for memory");
     next_free = arena;
-    struct sigaction action = {};
-    action.sa_sigaction = on_fault;
-    action.sa_flags = SA_SIGINFO | SA_NODEFER;
-    sigaction(SIGSEGV, &action, &earlier);
+    watch_faults();
 }
 
 /* Addresses come again only when all have been used, so that what was given back stays closed for long. */
@@ -192,7 +199,10 @@ void remove(block *b) {
 
 } // namespace
 
-void begin_execution() { executor = pthread_self(); }
+void begin_execution() {
+    watch_faults();
+    executor = pthread_self();
+}
 void begin_operation(const char *what) { operation = what; }
 void end_execution() {
     close_all();
