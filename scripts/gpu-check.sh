@@ -268,7 +268,7 @@ part_ops() {
     for name in "${tests[@]}"; do
         test=$(program "test_$name") || { why "no test_$name" && failed=1 && continue; }
         start=$SECONDS code=0
-        MESHFOLD_TEST_DEVICE=cuda limited "$test" || code=$?
+        MESHFOLD_TEST_DEVICE=cuda MESHFOLD_CUDA_BLOCKING=1 limited "$test" || code=$?
         figure "{\"test\": \"$name\", \"exit\": $code, \"seconds\": $((SECONDS - start))}"
         [ $code = 0 ] && continue
         failed=1
@@ -459,7 +459,7 @@ part_sanitizer() {
     for name in ops_vectors ops_loss ops_modulation ops_layers attention; do
         test=$(program "test_$name") || continue
         code=0
-        MESHFOLD_TEST_DEVICE=cuda limited "$tool" --tool memcheck --error-exitcode 9 "$test" || code=$?
+        MESHFOLD_TEST_DEVICE=cuda MESHFOLD_CUDA_BLOCKING=1 limited "$tool" --tool memcheck --error-exitcode 9 "$test" || code=$?
         figure "{\"test\": \"$name\", \"exit\": $code, \"summary\": $(quoted "$(grep 'ERROR SUMMARY' "$work/log" | tail -n 1)")}"
         grep -q 'Device not supported' "$work/log" && not_run 'compute-sanitizer does not support this device'
         if [ $code = 124 ] || [ $code = 137 ]; then
