@@ -36,6 +36,8 @@ mf_status mf_device_check(const char *name);
 bool mf_device_is_gpu(const char *name);
 /* GPUs that "cuda" can name; 0 where the build or the machine has none. */
 int mf_cuda_count(void);
+/* Bytes that are free on the GPU of this number; 0 where there is none. */
+int64_t mf_cuda_memory_bytes(int number);
 /* MF_OK where there is one, else an error that says what is missing. */
 mf_status mf_cuda_look(void);
 /* CUDA's libraries and their versions, in words; "" where there are none. Static. */

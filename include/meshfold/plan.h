@@ -22,6 +22,7 @@ typedef struct mf_efficiency {
 
 typedef struct mf_cluster {
     char name[MF_CLUSTER_NAME], device[MF_CLUSTER_NAME];
+    char computes[8];          /* "cpu" or "cuda", where it was measured; else "" */
     double memory_bytes;       /* of a device */
     double memory_bytes_per_s; /* read and written */
     double flops[2];           /* a second, by mf_dtype */

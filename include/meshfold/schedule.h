@@ -63,7 +63,7 @@ typedef struct mf_store_options {
     mf_comm *comm, *replicas;
     mf_device *device;
     mf_dtype type;
-    int64_t elements;
+    int64_t elements, most_elements; /* of this rank; the most of any of comm */
     bool grads;
     bool cut_updates; /* each replica updates its share of the elements, not all (ZeRO-1, arXiv 1910.02054) */
 } mf_store_options;

@@ -57,7 +57,7 @@ static void add_layout(settings *s, mf_flag_table *t) {
                                "flags below may stand in a mesh too, as in sp=4,stream=gather, and else "
                                "hold for every mesh that has a use for them");
     mf_table_group(t, "Engine");
-    mf_run_settings_add_engine(&s->run, t);
+    mf_run_settings_add_engine_or_one(&s->run, t);
 }
 
 static void add_measurement(settings *s, mf_flag_table *t) {
@@ -218,7 +218,7 @@ static mf_status prepare(command *c) {
                           .steps = (int)s->steps};
     MF_TRY(make_cases(c));
     MF_TRY(check_outputs(s));
-    MF_TRY(mf_machine_load(&c->machine));
+    MF_TRY(mf_machine_load(s->run.device, &c->machine));
     /* a GPU refuses what it has not, and its driver reserves more of the host's addresses than there is
      * memory */
     return mf_run_settings_mpi(&s->run) || mf_device_is_gpu(s->run.device) ? MF_OK : limit_memory();

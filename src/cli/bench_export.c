@@ -14,7 +14,7 @@
 enum { DIGITS = 15 };
 
 /* Of a CSV line, after what was asked. */
-enum { FIGURES = MF_CATEGORIES + 10 };
+enum { FIGURES = MF_CATEGORIES + 11 };
 
 static json_t *all_steps(const mf_bench *b, const mf_bench_case *c) {
     json_t *out = json_array();
@@ -112,15 +112,16 @@ static void csv_head(FILE *out) {
     for (int k = 0; k < MF_CATEGORIES; k++) fprintf(out, ",peak_%s_bytes", mf_category_name((mf_category)k));
     fprintf(out,
             ",moved_most_bytes,moved_mean_bytes,moved_predicted_bytes,step_s_median,step_s_min,step_s_max,"
-            "tokens_per_s,flops_share_of_peak,exposed_share\n");
+            "tokens_per_s,flops_share_of_peak,exposed_share,dry_peak_bytes\n");
 }
 
-static void csv_figures(FILE *out, const mf_bench_figures *f) {
+static void csv_figures(FILE *out, const mf_bench_figures *f, const mf_prediction *dry) {
     fprintf(out, ",%lld", (long long)f->rank->memory.peak_total);
     for (int k = 0; k < MF_CATEGORIES; k++) fprintf(out, ",%lld", (long long)f->rank->memory.peak[k]);
-    fprintf(out, ",%.0f,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g\n", f->moved_most, DIGITS, f->moved, DIGITS,
-            f->predicted, DIGITS, f->step_s, DIGITS, f->step_s_min, DIGITS, f->step_s_max, DIGITS,
-            f->tokens_per_s, DIGITS, f->flops_share, DIGITS, f->exposed);
+    fprintf(out, ",%.0f,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%lld\n", f->moved_most, DIGITS, f->moved,
+            DIGITS, f->predicted, DIGITS, f->step_s, DIGITS, f->step_s_min, DIGITS, f->step_s_max, DIGITS,
+            f->tokens_per_s, DIGITS, f->flops_share, DIGITS, f->exposed,
+            (long long)dry->rank.memory.peak_total);
 }
 
 static void csv_line(FILE *out, const mf_bench *b, const mf_bench_case *c) {
@@ -135,7 +136,7 @@ static void csv_line(FILE *out, const mf_bench *b, const mf_bench_case *c) {
         return;
     }
     mf_bench_figures f = mf_bench_figures_of(b, c);
-    csv_figures(out, &f);
+    csv_figures(out, &f, &c->dry);
 }
 
 mf_status mf_bench_write_csv(const mf_bench *b, const char *path) {

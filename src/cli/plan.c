@@ -183,7 +183,7 @@ static mf_status check_flags(const command *c) {
 static mf_status find_cluster(command *c) {
     mf_cluster *machine = NULL;
     if (c->s.cluster) return mf_blame("--cluster", mf_cluster_load(c->s.cluster, &c->cluster));
-    MF_TRY(mf_machine_load(&machine));
+    MF_TRY(mf_machine_load(c->s.run.device, &machine));
     if (!machine)
         return MF_FAIL(MF_EINVAL, "meshfold plan needs --cluster, or meshfold calibrate to have measured the "
                                   "machine at hand");

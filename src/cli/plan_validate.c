@@ -91,9 +91,9 @@ static mf_status body(mf_world *world, void *argument) {
     const mf_measure_options *o = &v->at_work->options;
     double before = 0, after = 0;
     mf_measure_result own = {0};
-    MF_TRY(mf_pace(world, o->threads, pace_s, &before));
+    MF_TRY(mf_pace(world, o->device, o->threads, pace_s, &before));
     mf_status status = mf_measure(world, o, mf_world_rank(world) == 0 ? &v->result : &own);
-    if (!status) status = mf_pace(world, o->threads, pace_s, &after);
+    if (!status) status = mf_pace(world, o->device, o->threads, pace_s, &after);
     if (mf_world_rank(world) == 0) v->pace = 0.5 * (before + after);
     return status;
 }

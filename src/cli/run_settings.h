@@ -21,6 +21,7 @@ typedef struct mf_run_settings {
     int64_t kv_bucket, zero, threads, seed, frames;
     double comm_timeout;
     bool no_borrow, packed;
+    int64_t rank;  /* of --engine one-of */
     bool launched; /* mf_run_settings_launch was reached: peers may have to be ended */
 } mf_run_settings;
 
@@ -45,6 +46,8 @@ void mf_run_settings_add_meshes(mf_run_settings *settings, mf_flag_table *table,
                                 const char *about);
 /* --engine, --device, --threads, --no-borrow, --comm-timeout. */
 void mf_run_settings_add_engine(mf_run_settings *settings, mf_flag_table *table);
+/* The same, where one rank of a mesh can be run alone: --engine one-of, --rank. */
+void mf_run_settings_add_engine_or_one(mf_run_settings *settings, mf_flag_table *table);
 /* --dtype alone, where nothing is kept for backward. */
 void mf_run_settings_add_dtype(mf_run_settings *settings, mf_flag_table *table);
 /* --dtype, --recompute. */
@@ -71,7 +74,9 @@ mf_status mf_run_settings_text(const mf_run_settings *settings, const mf_words *
 mf_status mf_run_settings_threads(const mf_run_settings *settings, int ranks, int *out);
 /* Ranks run under mpiexec, as its processes. */
 bool mf_run_settings_mpi(const mf_run_settings *settings);
-/* As mf_launch wants it. */
+/* --engine one-of was given. */
+bool mf_run_settings_one_of(const mf_run_settings *settings);
+/* As mf_launch names it. */
 const char *mf_run_settings_engine(const mf_run_settings *settings);
 /* MF_EINVAL when mpiexec started another number of ranks than `mesh` has. */
 mf_status mf_run_settings_check_started(const mf_run_settings *settings, const char *mesh, int ranks);

@@ -56,7 +56,7 @@ static void add_layout(settings *s, mf_flag_table *t) {
                              "stand here too, as in sp=4,stream=gather");
     mf_run_settings_add_zero(&s->run, t);
     mf_table_group(t, "Engine");
-    mf_run_settings_add_engine(&s->run, t);
+    mf_run_settings_add_engine_or_one(&s->run, t);
 }
 
 static void add_step(settings *s, mf_flag_table *t) {
@@ -203,7 +203,8 @@ static void fill_options(command *c) {
                                   .dtype = s->run.dtype,
                                   .options = o,
                                   .machine = c->machine,
-                                  .borrows = !s->run.no_borrow};
+                                  .borrows = !s->run.no_borrow,
+                                  .one_of = mf_run_settings_one_of(&s->run)};
 }
 
 /* A resumed run's model is the checkpoint's, wherever --model's file has gone since. */
@@ -270,7 +271,7 @@ static mf_status prepare(command *c) {
     MF_TRY(fill_defaults(c));
     MF_TRY(resolve(c));
     MF_TRY(name_outputs(c));
-    MF_TRY(mf_machine_load(&c->machine));
+    MF_TRY(mf_machine_load(s->run.device, &c->machine));
     fill_options(c);
     MF_TRY(mf_train_check(&c->options));
     bool own = c->resume.folder && !is_elsewhere(c);

@@ -85,6 +85,12 @@ static mf_status join_groups(mf_model *m, mf_mesh *mesh) {
     return MF_OK;
 }
 
+static int64_t most_elements(const mf_model *m) {
+    int64_t most = 0;
+    for (int shard = 0; shard < m->shards; shard++) most = mf_max(most, mf_params_elements(m, shard));
+    return most;
+}
+
 static mf_status build_store(mf_model *m, mf_mesh *mesh) {
     mf_comm *replicas = NULL;
     MF_TRY(mf_mesh_group(mesh, mf_layout_replicas(&mesh->spec, &m->layout), &replicas));
@@ -93,6 +99,7 @@ static mf_status build_store(mf_model *m, mf_mesh *mesh) {
                                 .device = m->device,
                                 .type = m->options.type,
                                 .elements = mf_params_elements(m, mf_comm_rank(m->stream)),
+                                .most_elements = most_elements(m),
                                 .grads = !m->options.forward_only,
                                 .cut_updates = m->layout.cut_updates};
     MF_TRY(mf_store_create(&options, &m->store));

@@ -9,6 +9,13 @@ static mf_status host_lists(mf_exchange *x) {
     return mf_host_alloc(ranks + 1, sizeof *x->chunk_begin, &x->chunk_begin);
 }
 
+static int64_t most_rows(const mf_exchange *x) {
+    int64_t most = 0;
+    for (int rank = 0; rank < mf_comm_size(x->comm); rank++)
+        most = mf_max(most, mf_cut_rows(x->sizes.tokens, mf_comm_size(x->comm), rank));
+    return most;
+}
+
 static mf_status own_values(mf_exchange *x) {
     mf_memory *memory = mf_device_memory(x->device);
     size_t tokens = (size_t)(x->sizes.batch * x->rows), size = mf_dtype_bytes(x->sizes.type);
@@ -19,6 +26,9 @@ static mf_status own_values(mf_exchange *x) {
         MF_TRY(mf_buffer_alloc(memory, MF_ACTIVATIONS,
                                slots * tokens * (size_t)x->sizes.heads * sizeof(float),
                                "attention's log-sums", &x->lse));
+    size_t most = (size_t)(x->sizes.batch * most_rows(x)) * (size_t)x->kv_width;
+    x->keys.most_bytes = x->values.most_bytes = slots * most * size;
+    x->dkeys.most_bytes = x->dvalues.most_bytes = most * sizeof(float);
     MF_TRY(mf_shared_alloc(x->comm, memory, MF_ACTIVATIONS, slots * kv * size, "keys", &x->keys));
     MF_TRY(mf_shared_alloc(x->comm, memory, MF_ACTIVATIONS, slots * kv * size, "values", &x->values));
     if (!x->sizes.grads) return MF_OK;

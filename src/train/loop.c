@@ -227,7 +227,8 @@ static mf_status run_steps(mf_run_state *r, mf_rank_report *own) {
     for (int64_t step = r->first_step; step < o->adam.steps && !r->stop; step++) {
         MF_TRY(one_step(r, step, own));
         bool last = step + 1 == o->adam.steps;
-        if (last || (o->eval_every > 0 && (step + 1) % o->eval_every == 0)) MF_TRY(evaluate(r, step + 1));
+        bool due = last || (o->eval_every > 0 && (step + 1) % o->eval_every == 0);
+        if (due && !mf_run_is_one_of(r)) MF_TRY(evaluate(r, step + 1));
         if (last) r->stop = false; /* there is nothing left to go on with */
         MF_TRY(mf_run_save(r, step + 1));
         r->last_step = step + 1;
@@ -247,7 +248,8 @@ mf_status mf_loop_run(mf_run_state *r) {
     mf_loop_measure(r, &own);
     MF_TRY(run_steps(r, &own));
     if (r->stop) return tell_stopped(r);
-    if (r->eval_step < o->adam.steps) MF_TRY(evaluate(r, o->adam.steps)); /* it went on from the end */
+    bool from_end = r->eval_step < o->adam.steps; /* it went on there */
+    if (from_end && !mf_run_is_one_of(r)) MF_TRY(evaluate(r, o->adam.steps));
     if (o->save_to) MF_TRY(mf_model_save(r->model, r->device, o->save_to));
     if (o->save_to && o->init_from && mf_world_rank(r->world) == 0)
         MF_TRY(mf_model_carry(o->init_from, o->save_to));

@@ -8,7 +8,7 @@
 
 typedef struct mf_run_state {
     const mf_train_options *options;
-    const mf_train_observer *observer; /* NULL but on rank 0 */
+    const mf_train_observer *observer; /* NULL but on the rank that reports */
     mf_world *world;
     mf_memory *memory;
     mf_device *device;
@@ -38,6 +38,9 @@ typedef struct mf_run_state {
 static inline bool mf_run_is_dry(const mf_run_state *r) {
     return strcmp(mf_world_engine(r->world), "dry") == 0;
 }
+
+/* One rank alone, among stand-ins: its values mean nothing. */
+static inline bool mf_run_is_one_of(const mf_run_state *r) { return mf_world_is_one_of(r->world); }
 
 /* train.c: everything a run needs before its first step; `options` and `world` are set before. Collective. */
 mf_status mf_run_open(mf_run_state *run);

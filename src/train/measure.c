@@ -74,7 +74,7 @@ static mf_status step_once(mf_run_state *r, int64_t step) {
 static mf_status run_steps(mf_run_state *r, const mf_measure_options *o) {
     mf_status status = MF_OK;
     int64_t last = r->options->adam.steps - 1;
-    bool traced = mf_run_is_dry(r) || mf_world_rank(r->world) == 0;
+    bool traced = mf_run_is_dry(r) || mf_world_speaks(r->world);
     for (int64_t step = 0; step <= last && !status; step++) {
         if (step == last && traced) mf_trace_hold(o->trace);
         status = step_once(r, step);
@@ -94,9 +94,9 @@ static mf_status fill(const mf_run_state *r, mf_measure_result *out) {
 }
 
 static mf_status report(mf_run_state *r, mf_measure_result *out) {
-    bool first = mf_world_rank(r->world) == 0;
-    MF_TRY(mf_loop_report(r, &out->ranks, first ? &out->rank : NULL));
-    return first ? fill(r, out) : MF_OK;
+    bool speaks = mf_world_speaks(r->world);
+    MF_TRY(mf_loop_report(r, &out->ranks, speaks ? &out->rank : NULL));
+    return speaks ? fill(r, out) : MF_OK;
 }
 
 mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_rank_report *out,

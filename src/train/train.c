@@ -57,6 +57,7 @@ static mf_status probe(mf_run_state *r, mf_device *device) {
     }
     r->peak_flops = probe_flops(side) / best;
     MF_GO(mf_allreduce_f64(r->mesh.world, &r->peak_flops, 1));
+    if (mf_run_is_one_of(r)) r->peak_flops *= mf_world_size(r->world); /* peers are taken to be as fast */
 fail:
     mf_buffer_free(r->memory, &a);
     mf_buffer_free(r->memory, &b);
@@ -174,10 +175,18 @@ mf_status mf_run_first_error(const mf_run_state *r, mf_status own) {
     return first ? first : own;
 }
 
+static mf_status check_one_of(const mf_world *world, const mf_train_options *o) {
+    const char *what = o->resume_from ? "--resume: has no use for" : o->save_to ? "--out: would save" : NULL;
+    if (!mf_world_is_one_of(world) || (!what && !o->checkpoints)) return MF_OK;
+    return MF_FAIL(MF_EINVAL, "%s a model of which --engine one-of trains one rank's share, on stand-ins",
+                   what ? what : "--save-every: would save");
+}
+
 mf_status mf_train(mf_world *world, const mf_train_options *options, const mf_train_observer *observer) {
     mf_status status = MF_OK;
     mf_run_state r = {.options = options, .world = world};
-    if (mf_world_rank(world) == 0) r.observer = observer;
+    if (mf_world_speaks(world)) r.observer = observer;
+    MF_TRY(check_one_of(world, options));
     if (options->model.packed) MF_TRY(mf_text_is_separated(&options->data.text));
     MF_GO(mf_run_open(&r));
     if (r.observer && r.observer->started)
