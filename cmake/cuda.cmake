@@ -25,4 +25,7 @@ target_compile_definitions(meshfold_cuda PRIVATE _GNU_SOURCE)
 target_compile_options(meshfold_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion $<$<BOOL:${MESHFOLD_WERROR}>:-Werror>>
   $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra $<$<BOOL:${MESHFOLD_WERROR}>:--Werror=all-warnings>>)
-target_link_libraries(meshfold_cuda PRIVATE CUDA::cudart_static CUDA::cublasLt)
+find_path(CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
+find_library(CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_ROOT}/lib REQUIRED)
+target_include_directories(meshfold_cuda SYSTEM PRIVATE ${CUDNN_INCLUDE})
+target_link_libraries(meshfold_cuda PRIVATE CUDA::cudart_static CUDA::cublasLt ${CUDNN_LIBRARY})

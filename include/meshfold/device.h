@@ -44,6 +44,9 @@ mf_status mf_cuda_gpu_description(int number, char *out);
 enum { MF_DEVICE_NAME = 32 };
 void mf_device_name_of_rank(const char *name, int local_rank, char *out);
 const char *mf_device_name(const mf_device *device); /* as it was created */
+/* On a GPU, attention of long chunks by cuDNN instead of by this library's own kernels: faster, but its
+ * gradients may differ in their last bits from run to run. MF_EUNSUPPORTED where there is no such choice. */
+mf_status mf_device_use_cudnn(mf_device *device);
 mf_memory *mf_device_memory(mf_device *device);
 /* Floating-point operations done so far by matrix products (2mnk each) and attention (its products, of the
  * pairs that are seen). */

@@ -86,6 +86,13 @@ void mf_device_destroy(mf_device *device) {
     mf_host_free(device);
 }
 
+mf_status mf_device_use_cudnn(mf_device *device) {
+    if (!device->ops->has_cudnn)
+        return MF_FAIL(MF_EUNSUPPORTED, "%s computes attention in its own way only", device->name);
+    device->uses_cudnn = true;
+    return MF_OK;
+}
+
 mf_memory *mf_device_memory(mf_device *device) { return device->memory; }
 const char *mf_device_name(const mf_device *device) { return device->name; }
 double mf_device_flops(const mf_device *device) { return device->flops; }

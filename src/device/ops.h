@@ -24,7 +24,7 @@ typedef struct mf_workspaces {
 /* Every member has the contract of the public function of its name in device.h; none is optional. */
 typedef struct mf_device_ops {
     const char *name;
-    bool computes_nothing;
+    bool computes_nothing, has_cudnn;
     const mf_workspaces *workspaces;      /* of a device that computes nothing */
     mf_status (*open)(mf_device *device); /* makes device->state; called once */
     void (*close)(mf_device *device);     /* accepts a state that open left unfinished */
@@ -115,6 +115,7 @@ struct mf_device {
     char name[MF_DEVICE_NAME];
     mf_memory *memory;
     int threads;
+    bool uses_cudnn;
     double flops;
     bool waits_for_each; /* set by open: an operation is done when its call returns, and its errors are its
                             own */

@@ -1,5 +1,6 @@
 /* cuda.c: a GPU's operations table, and what the program's library finds it by. */
-#include "device/cuda/cuda.h"
+#include "device/cuda/library.h"
+#include "device/cuda_pieces.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,12 +23,24 @@ static void cuda_close(mf_device *device) {
     if (!cuda) return;
     cudaSetDevice(cuda->place->number);
     for (int i = 0; i < MF_QUEUES; i++) cudaStreamSynchronize(cuda->place->queue[i]);
+    mf_cuda_library_destroy(cuda->library);
     mf_cuda_gemms_destroy(cuda->gemms);
     mf_host_free(cuda);
 }
 
+static mf_status attention_forward(mf_device *device, const mf_attention_args *args) {
+    bool library = device->uses_cudnn && mf_cuda_in_pieces(args);
+    return library ? mf_cuda_library_forward(device, args) : mf_cuda_attention_forward(device, args);
+}
+
+static mf_status attention_backward(mf_device *device, const mf_attention_args *args) {
+    bool library = device->uses_cudnn && mf_cuda_in_pieces(args);
+    return library ? mf_cuda_library_backward(device, args) : mf_cuda_attention_backward(device, args);
+}
+
 static const mf_device_ops mf_device_cuda = {
     .name = "cuda",
+    .has_cudnn = true,
     .open = cuda_open,
     .close = cuda_close,
     .source = mf_cuda_source,
@@ -40,8 +53,8 @@ static const mf_device_ops mf_device_cuda = {
     .copy = mf_cuda_copy,
     .sum = mf_cuda_sum,
     .gemm = mf_cuda_gemm,
-    .attention_forward = mf_cuda_attention_forward,
-    .attention_backward = mf_cuda_attention_backward,
+    .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
     .attention_delta = mf_cuda_attention_delta,
     .attention_merge = mf_cuda_attention_merge,
     .rmsnorm_forward = mf_cuda_rmsnorm_forward,

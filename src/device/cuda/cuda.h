@@ -24,9 +24,15 @@ mf_status mf_cuda_gemms_create(mf_device *device, mf_cuda_gemms **out);
 /* Accepts NULL. */
 void mf_cuda_gemms_destroy(mf_cuda_gemms *gemms);
 
+/* library.c: made at its first use. */
+typedef struct mf_cuda_library mf_cuda_library;
+/* Accepts NULL. */
+void mf_cuda_library_destroy(mf_cuda_library *library);
+
 typedef struct mf_cuda {
     mf_cuda_place *place;
     mf_cuda_gemms *gemms;
+    mf_cuda_library *library;
 } mf_cuda;
 
 static inline mf_cuda *mf_cuda_of(mf_device *device) { return (mf_cuda *)device->state; }
