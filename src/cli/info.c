@@ -24,7 +24,7 @@ enum { NATIVE = 0 };
 #define COMPILER "gcc " __VERSION__
 #endif
 
-enum { WARNINGS = 4, WARNING = 256 };
+enum { WARNINGS = 4, WARNING = 640, GPUS = 16 };
 
 typedef struct settings {
     const char *mesh;
@@ -34,6 +34,8 @@ typedef struct settings {
 
 typedef struct facts {
     mf_machine machine;
+    char gpu[GPUS][MF_CUDA_WORDS], no_gpu[512]; /* why there is none; "" where there are some */
+    int gpus;
     int64_t ranks, threads;
     char warnings[WARNINGS][WARNING];
     int warning_count;
@@ -53,9 +55,15 @@ static void warn(facts *f) {
         snprintf(next_warning(f), WARNING,
                  "the control group grants %.3g cores' worth of time, less than the %d cores", m->cpu_limit,
                  m->usable_cores);
-    if (m->nvidia_gpu)
-        snprintf(next_warning(f), WARNING,
-                 "an NVIDIA GPU is there, but this build can't use it (no CUDA built in)");
+    if (m->nvidia_gpu && *f->no_gpu)
+        snprintf(next_warning(f), WARNING, "an NVIDIA GPU is there, but can't be used: %s", f->no_gpu);
+}
+
+static mf_status look_at_gpus(facts *f) {
+    if (mf_cuda_look()) snprintf(f->no_gpu, sizeof f->no_gpu, "%s", mf_error_last()->message);
+    f->gpus = (int)mf_min(mf_cuda_count(), GPUS);
+    for (int i = 0; i < f->gpus; i++) MF_TRY(mf_cuda_gpu_description(i, f->gpu[i]));
+    return MF_OK;
 }
 
 static mf_status gather(const settings *s, facts *f) {
@@ -66,6 +74,7 @@ static mf_status gather(const settings *s, facts *f) {
         f->ranks = mf_mesh_ranks(&spec);
     }
     MF_TRY(mf_machine_look(&f->machine));
+    MF_TRY(look_at_gpus(f));
     f->threads = s->threads ? s->threads : mf_max(1, mf_machine_workers(&f->machine) / f->ranks);
     warn(f);
     return MF_OK;
@@ -81,7 +90,8 @@ static void print_build(void) {
            HWLOC_VERSION);
     const char *mpi = mf_mpi_description();
     printf("  MPI         %s\n", *mpi ? mpi : "not built in");
-    printf("  GPUs        not built in (CUDA)\n");
+    const char *cuda = mf_cuda_description();
+    printf("  for GPUs    %s\n", *cuda ? cuda : "not built in");
 }
 
 static void print_machine(const mf_machine *m) {
@@ -101,40 +111,49 @@ static void print_machine(const mf_machine *m) {
     printf("\n");
 }
 
+static void print_gpus(const facts *f) {
+    if (*f->no_gpu) printf("  GPUs        none: %s\n", f->no_gpu);
+    for (int i = 0; i < f->gpus; i++) printf("  cuda:%-6d %s\n", i, f->gpu[i]);
+}
+
 static void print_text(const facts *f) {
     print_build();
     print_machine(&f->machine);
+    print_gpus(f);
     printf("  ranks       %lld with %lld thread%s each\n", (long long)f->ranks, (long long)f->threads,
            f->threads == 1 ? "" : "s");
     for (int i = 0; i < f->warning_count; i++) printf("warning: %s\n", f->warnings[i]);
 }
 
 static json_t *build_json(void) {
-    const char *mpi = mf_mpi_description();
-    return json_pack("{s:s, s:s, s:b, s:i, s:b, s:s, s:b, s:s, s:s, s:s}", "compiler", COMPILER, "type",
+    const char *mpi = mf_mpi_description(), *cuda = mf_cuda_description();
+    return json_pack("{s:s, s:s, s:b, s:i, s:b, s:s, s:b, s:s, s:s, s:s, s:s}", "compiler", COMPILER, "type",
                      MESHFOLD_BUILD_TYPE, "native", NATIVE, "openmp", _OPENMP, "mpi", *mpi != '\0',
-                     "mpi_description", mpi, "cuda", 0, "cpu", mf_cpu_description(), "jansson",
-                     jansson_version_str(), "hwloc", HWLOC_VERSION);
+                     "mpi_description", mpi, "cuda", *cuda != '\0', "cuda_description", cuda, "cpu",
+                     mf_cpu_description(), "jansson", jansson_version_str(), "hwloc", HWLOC_VERSION);
 }
 
-static json_t *machine_json(const mf_machine *m) {
+static json_t *machine_json(const facts *f) {
+    const mf_machine *m = &f->machine;
+    json_t *gpus = json_array();
+    for (int i = 0; i < f->gpus; i++) json_array_append_new(gpus, json_string(f->gpu[i]));
     json_t *vectors = json_array();
     for (int i = 0; i < MF_VECTOR_SETS; i++)
         if (m->vectors[i]) json_array_append_new(vectors, json_string(mf_vector_name(i)));
-    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:f, s:I, s:I, s:I, s:b, s:o}", "processor",
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:f, s:I, s:I, s:I, s:b, s:o, s:s, s:o}", "processor",
                      m->processor, "packages", m->packages, "cores", m->cores, "threads", m->threads,
                      "usable_cores", m->usable_cores, "usable_threads", m->usable_threads, "cpu_limit",
                      m->cpu_limit, "memory_bytes", (json_int_t)m->memory_bytes, "available_bytes",
                      (json_int_t)m->available_bytes, "memory_limit_bytes", (json_int_t)m->memory_limit_bytes,
-                     "nvidia_gpu", m->nvidia_gpu, "vectors", vectors);
+                     "nvidia_gpu", m->nvidia_gpu, "gpus", gpus, "no_gpu", f->no_gpu, "vectors", vectors);
 }
 
 static mf_status print_json(const facts *f) {
     json_t *warnings = json_array();
     for (int i = 0; i < f->warning_count; i++) json_array_append_new(warnings, json_string(f->warnings[i]));
     json_t *object = json_pack("{s:s, s:o, s:o, s:I, s:I, s:o}", "version", MESHFOLD_VERSION, "build",
-                               build_json(), "machine", machine_json(&f->machine), "ranks",
-                               (json_int_t)f->ranks, "threads", (json_int_t)f->threads, "warnings", warnings);
+                               build_json(), "machine", machine_json(f), "ranks", (json_int_t)f->ranks,
+                               "threads", (json_int_t)f->threads, "warnings", warnings);
     if (!object) return MF_FAIL(MF_ENOMEM, "no memory for the report");
     json_dumpf(object, stdout, JSON_INDENT(2));
     printf("\n");

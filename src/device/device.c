@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const mf_device_ops mf_device_cpu, mf_device_dry;
+extern const mf_device_ops mf_device_cpu, mf_device_dry, mf_device_dry_cuda;
 
-static const mf_device_ops *const built_in[] = {&mf_device_cpu, &mf_device_dry};
+static const mf_device_ops *const built_in[] = {&mf_device_cpu, &mf_device_dry, &mf_device_dry_cuda};
 
 /* "cuda:1" is the device "cuda", number 1. */
 static bool is_named(const char *name, const char *device, int *number) {
@@ -41,11 +41,15 @@ static mf_status find(const char *name, const mf_device_ops **ops, int *number) 
     return MF_FAIL(MF_EUNSUPPORTED, "no device is called \"%s\"; there are: cpu, cuda, dry, dry-cuda", name);
 }
 
-int mf_cuda_count(void) {
-    const mf_cuda_module *module = NULL;
-    mf_error before = *mf_error_last();
-    if (mf_cuda_module_load(&module)) return mf_error_adopt(&before), 0;
-    return module->count();
+mf_status mf_device_check(const char *name) {
+    const mf_device_ops *ops = NULL;
+    int number = 0;
+    return find(name, &ops, &number);
+}
+
+bool mf_device_is_gpu(const char *name) {
+    int number = 0;
+    return name && (strcmp(name, "dry-cuda") == 0 || is_named(name, "cuda", &number));
 }
 
 void mf_device_name_of_rank(const char *name, int local_rank, char *out) {
@@ -93,6 +97,13 @@ void mf_device_destroy(mf_device *device) {
     mf_host_free(device);
 }
 
+mf_status mf_device_use_cudnn(mf_device *device) {
+    if (!device->ops->has_cudnn)
+        return MF_FAIL(MF_EUNSUPPORTED, "%s computes attention in its own way only", device->name);
+    device->uses_cudnn = true;
+    return MF_OK;
+}
+
 mf_memory *mf_device_memory(mf_device *device) { return device->memory; }
 const char *mf_device_name(const mf_device *device) { return device->name; }
 double mf_device_flops(const mf_device *device) { return device->flops; }
@@ -117,6 +128,10 @@ mf_status mf_event_follow(mf_device *device, mf_queue queue, const mf_event *eve
     return event->ops ? device->ops->event_follow(device, queue, event) : MF_OK;
 }
 
+mf_status mf_event_wait(const mf_event *event) { return event->ops ? event->ops->event_wait(event) : MF_OK; }
+
+bool mf_device_has_queues(const mf_device *device) { return device->ops->event_create != NULL; }
+
 mf_status mf_device_finish(mf_device *device, mf_queue queue) {
     return device->ops->finish ? device->ops->finish(device, queue) : MF_OK;
 }
@@ -130,6 +145,26 @@ mf_status mf_copy(mf_device *device, mf_queue queue, void *to, const void *from,
     if (device->ops->copy) return device->ops->copy(device, queue, to, from, bytes);
     if (!device->ops->computes_nothing) memmove(to, from, bytes);
     return MF_OK;
+}
+
+mf_status mf_pinned_take(mf_device *device, size_t bytes, void **out) {
+    *out = NULL;
+    if (bytes == 0) return MF_OK;
+    return device->ops->pinned_take ? device->ops->pinned_take(device, bytes, out)
+                                    : mf_host_alloc(1, bytes, out);
+}
+
+void mf_pinned_give_back(mf_device *device, void *data) {
+    if (!data) return;
+    if (device->ops->pinned_give_back)
+        device->ops->pinned_give_back(data);
+    else
+        mf_host_free(data);
+}
+
+bool mf_device_reaches(const mf_device *device, const mf_device *other) {
+    if (!mf_device_has_queues(device) || device->ops != other->ops) return device->ops == other->ops;
+    return device->ops->reaches(device, other);
 }
 
 mf_status mf_sum_terms(mf_device *device, mf_queue queue, const mf_sum_args *args) {
@@ -252,12 +287,13 @@ static int64_t keys_seen(const mf_attention_args *a, int64_t first, int64_t posi
 }
 
 static double pairs_row_by_row(const mf_attention_args *a) {
+    const int32_t *first_key = a->first_key_host ? a->first_key_host : a->first_key;
     int64_t pairs = 0;
     for (int64_t b = 0; b < a->batch; b++)
         for (int i = 0; i < a->query_chunks; i++)
             for (int64_t r = 0; r < a->queries[i].rows; r++) {
                 int64_t position = a->queries[i].position + r;
-                int64_t first = a->first_key[b * a->tokens + a->queries[i].first_row + r];
+                int64_t first = first_key[b * a->tokens + a->queries[i].first_row + r];
                 if (a->window) first = mf_max(first, position - a->window + 1);
                 pairs += keys_seen(a, first, position);
             }

@@ -1,5 +1,5 @@
 /* module.c: finds the library that holds what is built for CUDA: beside the program, or where
- * MESHFOLD_CUDA_MODULE says. */
+ * MESHFOLD_CUDA_MODULE says; and asks it what it has. */
 #include "device/ops.h"
 
 #include <dlfcn.h>
@@ -41,4 +41,41 @@ mf_status mf_cuda_module_load(const mf_cuda_module **out) {
     pthread_once(&once, load);
     *out = module;
     return module ? MF_OK : MF_FAIL(MF_EUNSUPPORTED, "no CUDA: %s", reason);
+}
+
+/* NULL where there is none; the thread's last error stays as it was. */
+static const mf_cuda_module *loaded(void) {
+    const mf_cuda_module *found = NULL;
+    mf_error before = *mf_error_last();
+    if (mf_cuda_module_load(&found)) mf_error_adopt(&before);
+    return found;
+}
+
+int mf_cuda_count(void) {
+    const mf_cuda_module *found = loaded();
+    return found ? found->count() : 0;
+}
+
+int64_t mf_cuda_memory_bytes(int number) {
+    const mf_cuda_module *found = loaded();
+    return found && number < found->count() ? found->memory_bytes(number) : 0;
+}
+
+mf_status mf_cuda_look(void) {
+    const mf_cuda_module *found = NULL;
+    MF_TRY(mf_cuda_module_load(&found));
+    return found->look();
+}
+
+const char *mf_cuda_description(void) {
+    static _Thread_local char text[128];
+    const mf_cuda_module *found = loaded();
+    if (found) found->describe(text, sizeof text);
+    return text;
+}
+
+mf_status mf_cuda_gpu_description(int number, char *out) {
+    const mf_cuda_module *found = NULL;
+    MF_TRY(mf_cuda_module_load(&found));
+    return found->describe_gpu(number, out, MF_CUDA_WORDS);
 }

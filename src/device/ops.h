@@ -5,21 +5,42 @@
 
 #include "meshfold/device.h"
 
+/* The workspace of a device that computes, for the one that runs dry in its place. Every operation takes what
+ * it would take, and keeps it or gives it back as it would; NULL: none. */
+typedef struct mf_workspaces {
+    mf_status (*open)(mf_device *device);
+    void (*close)(mf_device *device);
+    mf_status (*gemm)(mf_device *device, const mf_gemm_args *args);
+    mf_status (*attention)(mf_device *device, const mf_attention_args *args, bool backward);
+    mf_status (*attention_merge)(mf_device *device, const mf_attention_merge_args *args);
+    mf_status (*rmsnorm_backward)(mf_device *device, const mf_rmsnorm_grad *args);
+    mf_status (*headnorm_backward)(mf_device *device, const mf_headnorm_args *args);
+    mf_status (*bias_backward)(mf_device *device, const mf_bias_args *args);
+    mf_status (*modulate_backward)(mf_device *device, const mf_modulate_args *args);
+    mf_status (*embed_backward)(mf_device *device, const mf_embed_args *args);
+    mf_status (*sum)(mf_device *device, int64_t n); /* of n values in double, for the host */
+} mf_workspaces;
+
 /* Every member has the contract of the public function of its name in device.h; none is optional. */
 typedef struct mf_device_ops {
     const char *name;
-    bool computes_nothing;
+    bool computes_nothing, has_cudnn;
+    const mf_workspaces *workspaces;      /* of a device that computes nothing */
     mf_status (*open)(mf_device *device); /* makes device->state; called once */
     void (*close)(mf_device *device);     /* accepts a state that open left unfinished */
     /* Where memory for this device comes from: number from its name ("cuda:1"), else 0. */
     mf_status (*source)(int number, mf_memory_source *out);
-    /* Queues: NULL, all eight, where nothing is queued and the host addresses all memory. */
+    /* Queues: NULL, all twelve, where nothing is queued and the host addresses all memory. */
     mf_status (*event_create)(mf_device *device, mf_event **out);
     void (*event_destroy)(mf_event *event);
     mf_status (*event_record)(mf_device *device, mf_queue queue, mf_event *event);
     mf_status (*event_follow)(mf_device *device, mf_queue queue, const mf_event *event);
+    mf_status (*event_wait)(const mf_event *event);
     mf_status (*finish)(mf_device *device, mf_queue queue);
     bool (*holds)(const void *data);
+    mf_status (*pinned_take)(mf_device *device, size_t bytes, void **out);
+    void (*pinned_give_back)(void *data);
+    bool (*reaches)(const mf_device *device, const mf_device *other); /* other: of this table too */
     mf_status (*copy)(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes);
     mf_status (*sum)(mf_device *device, mf_queue queue, const mf_sum_args *args);
     mf_status (*gemm)(mf_device *device, const mf_gemm_args *args);
@@ -70,7 +91,12 @@ typedef struct mf_device_ops {
  * without CUDA's libraries. */
 typedef struct mf_cuda_module {
     const mf_device_ops *device;
-    int (*count)(void); /* GPUs that can be used; 0 on any error */
+    const struct mf_link_ops *links;           /* links.h */
+    int (*count)(void);                        /* GPUs that can be used; 0 on any error */
+    int64_t (*memory_bytes)(int number);       /* free on one of them; 0 on any error */
+    mf_status (*look)(void);                   /* an error says why there is none */
+    void (*describe)(char *out, size_t bytes); /* the libraries and their versions */
+    mf_status (*describe_gpu)(int number, char *out, size_t bytes);
     /* Memory that the host and every GPU address, NULL when there is none. For tests. */
     void *(*managed_take)(size_t bytes);
     void (*managed_give_back)(void *data); /* accepts NULL */
@@ -95,6 +121,7 @@ struct mf_device {
     char name[MF_DEVICE_NAME];
     mf_memory *memory;
     int threads;
+    bool uses_cudnn;
     double flops;
     bool waits_for_each; /* set by open: an operation is done when its call returns, and its errors are its
                             own */

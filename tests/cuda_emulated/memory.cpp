@@ -69,6 +69,7 @@ void lay_out(block &b) {
     b.mapped = b.bytes;
 }
 char *last_address(const block &b) { return b.data + b.bytes - 1; }
+void watch_faults() {}
 void close_all() {}
 void remove(block *b) {
     char *data = b->data;
@@ -125,10 +126,17 @@ void reserve() {
     arena = (char *)mmap(nullptr, arena_bytes, PROT_NONE, flags, -1, 0);
     if (arena == MAP_FAILED) die("no addresses for memory");
     next_free = arena;
-    struct sigaction action = {};
-    action.sa_sigaction = on_fault;
-    action.sa_flags = SA_SIGINFO | SA_NODEFER;
-    sigaction(SIGSEGV, &action, &earlier);
+}
+
+/* Whenever there is need of it: a test program may have set its own meanwhile. */
+void watch_faults() {
+    struct sigaction own = {}, now = {};
+    sigaction(SIGSEGV, nullptr, &now);
+    if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_fault) return;
+    earlier = now;
+    own.sa_sigaction = on_fault;
+    own.sa_flags = SA_SIGINFO | SA_NODEFER;
+    sigaction(SIGSEGV, &own, nullptr);
 }
 
 /* Addresses come again only when all have been used, so that what was given back stays closed for long. */
@@ -148,6 +156,7 @@ char *find_room(size_t bytes) {
 }
 
 void lay_out(block &b) {
+    watch_faults();
     size_t padded = round_up(b.bytes, alignment);
     b.mapped = round_up(padded, page());
     b.map = find_room(b.mapped + page());
@@ -192,7 +201,10 @@ void remove(block *b) {
 
 } // namespace
 
-void begin_execution() { executor = pthread_self(); }
+void begin_execution() {
+    watch_faults();
+    executor = pthread_self();
+}
 void begin_operation(const char *what) { operation = what; }
 void end_execution() {
     close_all();

@@ -34,7 +34,7 @@ static mf_status values(mf_world *world, bool borrows) {
     EXPECT(mf_comm_borrows(comm) == borrows);
     MF_TRY(check_all(comm, 0));
     MF_TRY(check_overlap(comm));
-    MF_TRY(check_both_lanes(comm));
+    MF_TRY(check_both_lanes(comm, 0));
     MF_TRY(check_shared(comm));
     MF_TRY(many_windows(comm));
     MF_TRY(check_grid(world));

@@ -14,7 +14,7 @@ static mf_status open_with(mf_device *device, bool dry) {
 
 static mf_status cpu_open(mf_device *device) { return open_with(device, false); }
 
-mf_status mf_cpu_open_dry(mf_device *device) { return open_with(device, true); }
+static mf_status open_dry(mf_device *device) { return open_with(device, true); }
 
 static mf_status source(int number, mf_memory_source *out) {
     (void)number;
@@ -22,7 +22,7 @@ static mf_status source(int number, mf_memory_source *out) {
     return MF_OK;
 }
 
-void mf_cpu_close(mf_device *device) {
+static void cpu_close(mf_device *device) {
     mf_cpu *cpu = mf_cpu_of(device);
     if (!cpu) return;
     mf_cpu_attention_destroy(cpu->attention);
@@ -36,7 +36,7 @@ const mf_device_ops mf_device_cpu = {
     .name = "cpu",
     .open = cpu_open,
     .source = source,
-    .close = mf_cpu_close,
+    .close = cpu_close,
     .gemm = mf_cpu_gemm,
     .attention_forward = mf_cpu_attention_forward,
     .attention_backward = mf_cpu_attention_backward,
@@ -75,4 +75,15 @@ const mf_device_ops mf_device_cpu = {
     .fill_normal = mf_cpu_fill_normal,
     .zero = mf_cpu_zero,
     .copy_rows = mf_cpu_copy_rows,
+};
+
+const mf_workspaces mf_cpu_workspaces = {
+    .open = open_dry,
+    .close = cpu_close,
+    .gemm = mf_cpu_reserve_gemm,
+    .attention = mf_cpu_reserve_attention,
+    .attention_merge = mf_cpu_reserve_attention_merge,
+    .rmsnorm_backward = mf_cpu_reserve_rmsnorm_backward,
+    .headnorm_backward = mf_cpu_reserve_headnorm_backward,
+    .modulate_backward = mf_cpu_reserve_modulate_backward,
 };

@@ -46,8 +46,7 @@ typedef struct mf_cpu {
 } mf_cpu;
 
 /* cpu.c: for a device that only takes what these operations would take (device/dry). */
-mf_status mf_cpu_open_dry(mf_device *device);
-void mf_cpu_close(mf_device *device);
+extern const mf_workspaces mf_cpu_workspaces;
 /* The workspace of an operation, kept or given back as it would be. */
 mf_status mf_cpu_reserve_gemm(mf_device *device, const mf_gemm_args *args);
 mf_status mf_cpu_reserve_product(mf_device *device, const mf_gemm_args *args);

@@ -1,5 +1,6 @@
 /* cuda.c: a GPU's operations table, and what the program's library finds it by. */
-#include "device/cuda/cuda.h"
+#include "device/cuda/library.h"
+#include "device/cuda_pieces.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,12 +23,24 @@ static void cuda_close(mf_device *device) {
     if (!cuda) return;
     cudaSetDevice(cuda->place->number);
     for (int i = 0; i < MF_QUEUES; i++) cudaStreamSynchronize(cuda->place->queue[i]);
+    mf_cuda_library_destroy(cuda->library);
     mf_cuda_gemms_destroy(cuda->gemms);
     mf_host_free(cuda);
 }
 
+static mf_status attention_forward(mf_device *device, const mf_attention_args *args) {
+    bool library = device->uses_cudnn && mf_cuda_in_pieces(args);
+    return library ? mf_cuda_library_forward(device, args) : mf_cuda_attention_forward(device, args);
+}
+
+static mf_status attention_backward(mf_device *device, const mf_attention_args *args) {
+    bool library = device->uses_cudnn && mf_cuda_in_pieces(args);
+    return library ? mf_cuda_library_backward(device, args) : mf_cuda_attention_backward(device, args);
+}
+
 static const mf_device_ops mf_device_cuda = {
     .name = "cuda",
+    .has_cudnn = true,
     .open = cuda_open,
     .close = cuda_close,
     .source = mf_cuda_source,
@@ -35,13 +48,17 @@ static const mf_device_ops mf_device_cuda = {
     .event_destroy = mf_cuda_event_destroy,
     .event_record = mf_cuda_event_record,
     .event_follow = mf_cuda_event_follow,
+    .event_wait = mf_cuda_event_wait,
     .finish = mf_cuda_finish,
     .holds = mf_cuda_holds,
+    .pinned_take = mf_cuda_pinned_take,
+    .pinned_give_back = mf_cuda_pinned_give_back,
+    .reaches = mf_cuda_reaches,
     .copy = mf_cuda_copy,
     .sum = mf_cuda_sum,
     .gemm = mf_cuda_gemm,
-    .attention_forward = mf_cuda_attention_forward,
-    .attention_backward = mf_cuda_attention_backward,
+    .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
     .attention_delta = mf_cuda_attention_delta,
     .attention_merge = mf_cuda_attention_merge,
     .rmsnorm_forward = mf_cuda_rmsnorm_forward,
@@ -81,6 +98,11 @@ static const mf_device_ops mf_device_cuda = {
 
 extern const mf_cuda_module mf_cuda_module_table;
 const mf_cuda_module mf_cuda_module_table = {.device = &mf_device_cuda,
+                                             .links = &mf_cuda_links,
+                                             .memory_bytes = mf_cuda_free_bytes,
                                              .count = mf_cuda_devices,
+                                             .look = mf_cuda_look_for_gpus,
+                                             .describe = mf_cuda_describe_libraries,
+                                             .describe_gpu = mf_cuda_describe_gpu,
                                              .managed_take = mf_cuda_managed_take,
                                              .managed_give_back = mf_cuda_managed_give_back};

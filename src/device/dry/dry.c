@@ -1,7 +1,12 @@
-/* dry.c: a device that computes nothing. It takes the workspace that the CPU's operations would take, to the
- * byte, moves the thread's clock by what its costs say, and leaves values as they are: what it reports of
- * them is zero. Buffers may be addresses that nobody can read. */
+/* dry.c: devices that compute nothing. They take the workspace that the operations of the CPU, or of a GPU,
+ * would take, to the byte, move the thread's clock by what its costs say, and leave values as they are: what
+ * they report of them is zero. Buffers may be addresses that nobody can read. */
 #include "device/cpu/cpu.h"
+#include "device/dry/dry.h"
+
+/* The workspace of the operation `member`, of the device in whose place this one runs. */
+#define RESERVE(member, ...)                                                                                 \
+    (device->ops->workspaces->member ? device->ops->workspaces->member(device, __VA_ARGS__) : MF_OK)
 
 /* An operation that reads and writes `bytes`, some more than once. */
 static mf_status touch(mf_operation operation, mf_dtype type, double bytes) {
@@ -16,13 +21,13 @@ static double bytes_of(mf_dtype type) { return (double)mf_dtype_bytes(type); }
 static mf_status gemm(mf_device *device, const mf_gemm_args *args) {
     const mf_costs *costs = mf_costs_get();
     if (costs) mf_clock_advance(costs->gemm_s(costs, args));
-    return mf_cpu_reserve_gemm(device, args);
+    return RESERVE(gemm, args);
 }
 
 static mf_status attention(mf_device *device, const mf_attention_args *args, bool backward) {
     const mf_costs *costs = mf_costs_get();
     if (costs) mf_clock_advance(costs->attention_s(costs, args, backward, mf_attention_pairs_met(args)));
-    return mf_cpu_reserve_attention(device, args, backward);
+    return RESERVE(attention, args, backward);
 }
 
 static mf_status attention_forward(mf_device *device, const mf_attention_args *args) {
@@ -42,7 +47,7 @@ static mf_status attention_delta(mf_device *device, const mf_attention_args *arg
 
 static mf_status attention_merge(mf_device *device, const mf_attention_merge_args *args) {
     double values = elements(args->rows, args->heads * args->head_dim);
-    MF_TRY(mf_cpu_reserve_attention_merge(device, args));
+    MF_TRY(RESERVE(attention_merge, args));
     return touch(MF_DO_ATTENTION_MERGE, args->type, values * (4 * args->parts + 2 * bytes_of(args->type)));
 }
 
@@ -53,7 +58,7 @@ static mf_status rmsnorm_forward(mf_device *device, int64_t n, int64_t h, float 
 }
 
 static mf_status rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args) {
-    MF_TRY(mf_cpu_reserve_rmsnorm_backward(device, args));
+    MF_TRY(RESERVE(rmsnorm_backward, args));
     return touch(MF_DO_RMSNORM_BACKWARD, args->type,
                  elements(args->n, args->h) * (2 * (bytes_of(args->type) + 4) + 8));
 }
@@ -78,7 +83,7 @@ static mf_status headnorm_forward(mf_device *device, const mf_headnorm_args *arg
 }
 
 static mf_status headnorm_backward(mf_device *device, const mf_headnorm_args *args) {
-    MF_TRY(mf_cpu_reserve_headnorm_backward(device, args));
+    MF_TRY(RESERVE(headnorm_backward, args));
     return touch(MF_DO_HEADNORM_BACKWARD, args->type,
                  3 * elements(args->rows, args->heads * args->head_dim) * bytes_of(args->type));
 }
@@ -90,7 +95,7 @@ static mf_status bias_forward(mf_device *device, const mf_bias_args *args) {
 }
 
 static mf_status bias_backward(mf_device *device, const mf_bias_args *args) {
-    (void)device;
+    MF_TRY(RESERVE(bias_backward, args));
     return touch(MF_DO_BIAS_BACKWARD, args->type, elements(args->rows, args->width) * bytes_of(args->type));
 }
 
@@ -100,7 +105,7 @@ static mf_status modulate_forward(mf_device *device, const mf_modulate_args *arg
 }
 
 static mf_status modulate_backward(mf_device *device, const mf_modulate_args *args) {
-    MF_TRY(mf_cpu_reserve_modulate_backward(device, args));
+    MF_TRY(RESERVE(modulate_backward, args));
     return touch(MF_DO_MODULATE_BACKWARD, args->type,
                  elements(args->n, args->h) * (bytes_of(args->type) + 4 + 8));
 }
@@ -140,7 +145,7 @@ static mf_status embed_forward(mf_device *device, const mf_embed_args *args) {
 }
 
 static mf_status embed_backward(mf_device *device, const mf_embed_args *args) {
-    (void)device;
+    MF_TRY(RESERVE(embed_backward, args));
     return touch(MF_DO_EMBED_BACKWARD, args->d_out_type,
                  elements(args->n, args->h) * (bytes_of(args->d_out_type) + 8));
 }
@@ -171,8 +176,8 @@ static mf_status xent_grad(mf_device *device, const mf_xent_args *args) {
 }
 
 static mf_status xent_loss(mf_device *device, const mf_xent_args *args, double *loss) {
-    (void)device;
     *loss = 0;
+    MF_TRY(RESERVE(sum, args->n));
     return touch(MF_DO_XENT_LOSS, MF_F32, 12 * (double)args->n);
 }
 
@@ -183,14 +188,15 @@ static mf_status adamw(mf_device *device, const mf_adamw_args *args) {
 }
 
 static mf_status sum_squares(mf_device *device, int64_t n, const float *x, double *sum) {
-    (void)device, (void)x;
+    (void)x;
     *sum = 0;
+    MF_TRY(RESERVE(sum, n));
     return touch(MF_DO_SUM_SQUARES, MF_F32, 4 * (double)n);
 }
 
 static mf_status squared_error(mf_device *device, const mf_squared_error_args *args, double *loss) {
-    (void)device;
     *loss = 0;
+    MF_TRY(RESERVE(sum, args->n));
     return touch(MF_DO_SQUARED_ERROR, MF_F32, (args->d_pred ? 12 : 8) * (double)args->n);
 }
 
@@ -239,48 +245,24 @@ static mf_status source(int number, mf_memory_source *out) {
     return MF_OK;
 }
 
-const mf_device_ops mf_device_dry = {
-    .name = "dry",
-    .computes_nothing = true,
-    .open = mf_cpu_open_dry,
-    .source = source,
-    .close = mf_cpu_close,
-    .gemm = gemm,
-    .attention_forward = attention_forward,
-    .attention_backward = attention_backward,
-    .attention_delta = attention_delta,
-    .attention_merge = attention_merge,
-    .rmsnorm_forward = rmsnorm_forward,
-    .rmsnorm_backward = rmsnorm_backward,
-    .rope = rope,
-    .rope_table = rope_table,
-    .headnorm_forward = headnorm_forward,
-    .headnorm_backward = headnorm_backward,
-    .bias_forward = bias_forward,
-    .bias_backward = bias_backward,
-    .modulate_forward = modulate_forward,
-    .modulate_backward = modulate_backward,
-    .gate_scale = gate_scale,
-    .gate_add = gate_add,
-    .gate_grads = gate_grads,
-    .activation_forward = activation_forward,
-    .activation_backward = activation_backward,
-    .embed_forward = embed_forward,
-    .embed_backward = embed_backward,
-    .grid_embed = grid_embed,
-    .xent_begin = xent_begin,
-    .xent_update = xent_update,
-    .xent_merge = xent_merge,
-    .xent_grad = xent_grad,
-    .xent_loss = xent_loss,
-    .adamw = adamw,
-    .sum_squares = sum_squares,
-    .squared_error = squared_error,
-    .cast = cast,
-    .add = add,
-    .accumulate = accumulate,
-    .fill = fill,
-    .fill_normal = fill_normal,
-    .zero = zero,
-    .copy_rows = copy_rows,
-};
+static mf_status open(mf_device *device) { return device->ops->workspaces->open(device); }
+static void close(mf_device *device) { device->ops->workspaces->close(device); }
+
+/* The same for all of them. */
+#define OPERATIONS                                                                                           \
+    .computes_nothing = true, .open = open, .close = close, .source = source, .gemm = gemm,                  \
+    .attention_forward = attention_forward, .attention_backward = attention_backward,                        \
+    .attention_delta = attention_delta, .attention_merge = attention_merge,                                  \
+    .rmsnorm_forward = rmsnorm_forward, .rmsnorm_backward = rmsnorm_backward, .rope = rope,                  \
+    .rope_table = rope_table, .headnorm_forward = headnorm_forward, .headnorm_backward = headnorm_backward,  \
+    .bias_forward = bias_forward, .bias_backward = bias_backward, .modulate_forward = modulate_forward,      \
+    .modulate_backward = modulate_backward, .gate_scale = gate_scale, .gate_add = gate_add,                  \
+    .gate_grads = gate_grads, .activation_forward = activation_forward,                                      \
+    .activation_backward = activation_backward, .embed_forward = embed_forward,                              \
+    .embed_backward = embed_backward, .grid_embed = grid_embed, .xent_begin = xent_begin,                    \
+    .xent_update = xent_update, .xent_merge = xent_merge, .xent_grad = xent_grad, .xent_loss = xent_loss,    \
+    .adamw = adamw, .sum_squares = sum_squares, .squared_error = squared_error, .cast = cast, .add = add,    \
+    .accumulate = accumulate, .fill = fill, .fill_normal = fill_normal, .zero = zero, .copy_rows = copy_rows
+
+const mf_device_ops mf_device_dry = {.name = "dry", .workspaces = &mf_cpu_workspaces, OPERATIONS};
+const mf_device_ops mf_device_dry_cuda = {.name = "dry-cuda", .workspaces = &mf_cuda_workspaces, OPERATIONS};
