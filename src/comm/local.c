@@ -112,10 +112,11 @@ static mf_status local_transfer(mf_comm *comm, int lane_index, const mf_transfer
     MF_TRY(mf_points_ready(&g->points[comm->rank], t, &own.ready));
     mf_status status = exchange(comm, l, &t->header, &own, &peers, &met);
     if (!met) return status;
+    /* Nothing of a barrier is read after the first meeting; an error of all means that some other operation
+     * was posted. */
+    bool meets_again = status || t->header.op != MF_OP_BARRIER;
     if (!status) status = move(comm, lane_index, t, peers);
-    /* Nothing of a barrier is read after the first meeting; an error means that some other operation was
-     * posted. */
-    if (!status && t->header.op == MF_OP_BARRIER) return MF_OK;
+    if (!meets_again) return status;
     mf_meeting_complete(&l->meeting, comm->size);
     mf_status followed = t->queued ? mf_points_follow_done(comm, lane_index, &t->header, g->points) : MF_OK;
     return status ? status : followed;
