@@ -30,8 +30,14 @@ mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_
 void mf_device_destroy(mf_device *device);
 /* Memory that the device of this name computes on. */
 mf_status mf_device_memory_create(const char *name, mf_memory **out);
+/* MF_EUNSUPPORTED where mf_device_create would say so. Makes nothing. */
+mf_status mf_device_check(const char *name);
+/* Whether the name is of a GPU: "cuda", "cuda:1", "dry-cuda". NULL: it is not. */
+bool mf_device_is_gpu(const char *name);
 /* GPUs that "cuda" can name; 0 where the build or the machine has none. */
 int mf_cuda_count(void);
+/* Bytes that are free on the GPU of this number; 0 where there is none. */
+int64_t mf_cuda_memory_bytes(int number);
 /* MF_OK where there is one, else an error that says what is missing. */
 mf_status mf_cuda_look(void);
 /* CUDA's libraries and their versions, in words; "" where there are none. Static. */
@@ -151,6 +157,8 @@ typedef struct mf_attention_args {
     /* [batch, tokens] the position of the first key that a query may see, which must not fall within a chunk;
      * NULL: 0. As q it is read where the operation computes. Whatever interleave, sequence after sequence. */
     const int32_t *first_key;
+    const int32_t
+        *first_key_host; /* the same where the host can read it, which counts by it; NULL: first_key */
     float scale;
     int query_chunks, key_chunks;
     const mf_query_chunk *queries;

@@ -271,7 +271,7 @@ static mf_status transfer_try(mf_comm *comm, mf_transfer *t, mf_request *request
     MF_TRY(find_place(comm, t));
     count_call(comm, t);
     /* Alone there is nobody to wait for: the request is done before it is returned. */
-    if (!request || comm->size == 1) return transfer_now(comm, t);
+    if (!request || comm->size == 1 || comm->world->engine->at_once) return transfer_now(comm, t);
     return comm->world->engine->moves_nothing ? transfer_dry(comm, t, request)
                                               : transfer_later(comm, t, request);
 }

@@ -60,6 +60,7 @@ typedef struct mf_failure {
  * engine that moves nothing has no transfer. */
 typedef struct mf_engine {
     const char *name;
+    bool at_once;          /* transfers wait for nobody: each is done when it was asked for */
     bool moves_nothing;    /* transfers take time by mf_costs alone; buffers may be addresses that nobody can
                               read */
     bool reduces_in_place; /* where the group borrows, a reduce reads its terms where they lie */
@@ -84,7 +85,7 @@ typedef struct mf_engine {
     mf_status (*await)(mf_comm *comm, int peer, int slot, uint64_t value);
 } mf_engine;
 
-extern const mf_engine mf_engine_local, mf_engine_mpi, mf_engine_dry;
+extern const mf_engine mf_engine_local, mf_engine_mpi, mf_engine_dry, mf_engine_one_of;
 
 struct mf_world {
     const mf_engine *engine;
@@ -130,6 +131,10 @@ struct mf_comm {
     struct mf_nccl_lane *nccl[MF_LANES]; /* made at a lane's first transfer by NCCL */
     void *state;                         /* the engine's */
 };
+
+/* What is accounted for so many bytes of shared memory, as mf_buffer_alloc does it: plans and measurements
+ * compare to the byte. */
+static inline size_t mf_shared_accounted(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
 /* Every operation opens with this: it fails when another rank has, or when a test wants it to. */
 mf_status mf_comm_enter(mf_world *world, int op, const char *axis);

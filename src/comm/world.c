@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const mf_engine *const engines[] = {&mf_engine_local, &mf_engine_mpi, &mf_engine_dry};
+static const mf_engine *const engines[] = {&mf_engine_local, &mf_engine_mpi, &mf_engine_dry,
+                                           &mf_engine_one_of};
 enum { ENGINES = sizeof engines / sizeof engines[0] };
 static const char nccl[] = "nccl";
 
@@ -19,7 +20,7 @@ mf_status mf_launch(const mf_launch_options *options, mf_rank_body body, void *a
     const char *name = !by_nccl ? options->engine : mf_launched_by_mpi() ? "mpi" : "local";
     const mf_engine *engine = engine_find(name);
     if (!engine)
-        return MF_FAIL(MF_EINVAL, "no engine named %s: it is local, mpi, nccl or dry",
+        return MF_FAIL(MF_EINVAL, "no engine named %s: it is local, mpi, nccl, dry or one-of",
                        name ? name : "(none)");
     if (!(options->timeout_s >= 0))
         return MF_FAIL(MF_EINVAL, "a timeout of %g s: it must be positive, or 0 for 300 s",
@@ -55,9 +56,22 @@ int mf_mpi_local_ranks(void) {
     return count(told("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"), mf_mpi_ranks());
 }
 
+int mf_mpi_local_rank(void) {
+    const char *text = told("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID");
+    long n = text ? strtol(text, NULL, 10) : 0;
+    return n > 0 && n <= INT32_MAX ? (int)n : 0;
+}
+
 int mf_world_rank(const mf_world *world) { return world->rank; }
 int mf_world_size(const mf_world *world) { return world->size; }
 const char *mf_world_engine(const mf_world *world) { return world->nccl ? nccl : world->engine->name; }
+bool mf_world_is_one_of(const mf_world *world) { return world->engine == &mf_engine_one_of; }
+bool mf_world_speaks(const mf_world *world) { return world->rank == 0 || mf_world_is_one_of(world); }
+
+int mf_world_local_rank(const mf_world *world) {
+    if (mf_world_is_one_of(world)) return 0;
+    return world->engine == &mf_engine_mpi ? mf_mpi_local_rank() : world->rank;
+}
 
 void mf_world_use(mf_world *world, mf_device *device) {
     world->device = mf_device_has_queues(device) ? device : NULL;

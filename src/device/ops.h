@@ -93,6 +93,7 @@ typedef struct mf_cuda_module {
     const mf_device_ops *device;
     const struct mf_link_ops *links;           /* links.h */
     int (*count)(void);                        /* GPUs that can be used; 0 on any error */
+    int64_t (*memory_bytes)(int number);       /* free on one of them; 0 on any error */
     mf_status (*look)(void);                   /* an error says why there is none */
     void (*describe)(char *out, size_t bytes); /* the libraries and their versions */
     mf_status (*describe_gpu)(int number, char *out, size_t bytes);

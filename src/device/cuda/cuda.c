@@ -99,6 +99,7 @@ static const mf_device_ops mf_device_cuda = {
 extern const mf_cuda_module mf_cuda_module_table;
 const mf_cuda_module mf_cuda_module_table = {.device = &mf_device_cuda,
                                              .links = &mf_cuda_links,
+                                             .memory_bytes = mf_cuda_free_bytes,
                                              .count = mf_cuda_devices,
                                              .look = mf_cuda_look_for_gpus,
                                              .describe = mf_cuda_describe_libraries,

@@ -50,6 +50,7 @@ mf_status mf_cuda_source(int number, mf_memory_source *out);
 /* The place behind memory from mf_cuda_source; NULL: other memory. */
 mf_cuda_place *mf_cuda_place_of(const mf_memory *memory);
 int mf_cuda_devices(void);
+int64_t mf_cuda_free_bytes(int number);
 mf_status mf_cuda_pinned_take(mf_device *device, size_t bytes, void **out);
 void mf_cuda_pinned_give_back(void *data);
 bool mf_cuda_reaches(const mf_device *device, const mf_device *other);

@@ -12,6 +12,13 @@ int mf_cuda_devices(void) {
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+int64_t mf_cuda_free_bytes(int number) {
+    size_t unused = 0, all = 0;
+    bool known = cudaSetDevice(number) == cudaSuccess && cudaMemGetInfo(&unused, &all) == cudaSuccess;
+    if (!known) cudaGetLastError();
+    return known ? (int64_t)unused : 0;
+}
+
 static mf_cuda_place *take_idle(int number) {
     pthread_mutex_lock(&lock);
     mf_cuda_place **link = &idle;
