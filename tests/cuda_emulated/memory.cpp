@@ -121,21 +121,22 @@ void on_fault(int, siginfo_t *info, void *) {
     sigaction(SIGSEGV, &earlier, nullptr); /* it comes again, for who was there before */
 }
 
-/* Again and again: a test's framework takes the signal for itself whenever a test begins. */
-void watch_faults() {
-    struct sigaction action = {}, found = {};
-    action.sa_sigaction = on_fault;
-    action.sa_flags = SA_SIGINFO | SA_NODEFER;
-    sigaction(SIGSEGV, &action, &found);
-    if (found.sa_sigaction != on_fault) earlier = found;
-}
-
 void reserve() {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     arena = (char *)mmap(nullptr, arena_bytes, PROT_NONE, flags, -1, 0);
     if (arena == MAP_FAILED) die("no addresses for memory");
     next_free = arena;
-    watch_faults();
+}
+
+/* Whenever there is need of it: a test program may have set its own meanwhile. */
+void watch_faults() {
+    struct sigaction own = {}, now = {};
+    sigaction(SIGSEGV, nullptr, &now);
+    if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_fault) return;
+    earlier = now;
+    own.sa_sigaction = on_fault;
+    own.sa_flags = SA_SIGINFO | SA_NODEFER;
+    sigaction(SIGSEGV, &own, nullptr);
 }
 
 /* Addresses come again only when all have been used, so that what was given back stays closed for long. */
@@ -155,6 +156,7 @@ char *find_room(size_t bytes) {
 }
 
 void lay_out(block &b) {
+    watch_faults();
     size_t padded = round_up(b.bytes, alignment);
     b.mapped = round_up(padded, page());
     b.map = find_room(b.mapped + page());
