@@ -157,6 +157,8 @@ typedef struct mf_attention_args {
     /* [batch, tokens] the position of the first key that a query may see, which must not fall within a chunk;
      * NULL: 0. As q it is read where the operation computes. Whatever interleave, sequence after sequence. */
     const int32_t *first_key;
+    const int32_t
+        *first_key_host; /* the same where the host can read it, which counts by it; NULL: first_key */
     float scale;
     int query_chunks, key_chunks;
     const mf_query_chunk *queries;

@@ -170,7 +170,8 @@ typedef struct mf_exchange {
     mf_shared keys, values;   /* [slots][batch * rows][kv_width] compute type */
     mf_shared dkeys, dvalues; /* [batch * rows][kv_width] f32 */
     mf_buffer first_key;      /* packed: int32, of the query tokens that a call of attention has here */
-    bool has_documents;       /* it is filled in */
+    int32_t *first_key_host;  /* the same for the host, where it may not touch that; else NULL */
+    bool has_documents;       /* they are filled in */
     /* Of the call at work: */
     int64_t first_kv, kv; /* key heads */
     mf_buffer delta;      /* [batch * rows][heads] f32 */

@@ -4,6 +4,7 @@
 #include "cli/machine.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 void mf_device_flag_add(const char **target, mf_flag_table *t, const char *name, const char *about) {
@@ -39,6 +40,9 @@ mf_status mf_device_choose_dry(const char *flag, const char **device) {
 
 void mf_device_words(const char *device, char out[MF_DEVICE_WORDS]) {
     mf_machine machine;
+    const char *colon = strchr(device, ':');
+    int number = colon ? atoi(colon + 1) : 0;
+    if (mf_device_is_gpu(device) && !mf_cuda_gpu_description(number, out)) return;
     bool named = !mf_device_is_gpu(device) && !mf_machine_look(&machine) && *machine.processor;
     snprintf(out, MF_DEVICE_WORDS, "%s", named ? machine.processor : device);
 }

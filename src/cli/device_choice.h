@@ -15,7 +15,7 @@ mf_status mf_device_choose(const char *flag, const char **device);
 /* The same where nothing is to be computed on it: "cpu" and "cuda" are any machine's. */
 mf_status mf_device_choose_dry(const char *flag, const char **device);
 /* What this machine calls it: of a CPU the processor. */
-enum { MF_DEVICE_WORDS = 320 };
+enum { MF_DEVICE_WORDS = MF_CUDA_WORDS };
 void mf_device_words(const char *device, char out[MF_DEVICE_WORDS]);
 
 /* What ran out of memory. */

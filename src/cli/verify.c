@@ -193,15 +193,16 @@ static const char *source_of(const command *c) {
 static void print_header(const command *c) {
     const mf_model_config *m = &c->model.config;
     const settings *s = &c->s;
-    char text[MF_MODEL_TEXT];
+    char text[MF_MODEL_TEXT], device[MF_DEVICE_WORDS];
+    mf_device_words(s->run.device, device);
+    printf("device     %s: %s; the reference's is %s\n", s->run.device, device, s->reference_device);
     printf("model      %s: %lld parameters, %s\n", s->run.model ? s->run.model : s->run.init,
            (long long)mf_config_params(m), mf_config_text(m, text));
     printf("data       %s, %s\n", mf_amount_text(&c->model, c->sequences, text), source_of(c));
     printf("numbers    %s, recompute %s, seed %lld%s%s; tolerance %g\n", s->run.dtype, s->run.recompute,
            (long long)s->run.seed, s->run.init ? ", weights of " : "", s->run.init ? s->run.init : "",
            s->tolerance);
-    printf("reference  %s, on %s; the others on %s\n\n", c->candidate[0].text, s->reference_device,
-           s->run.device);
+    printf("reference  %s\n\n", c->candidate[0].text);
     fflush(stdout);
 }
 

@@ -287,12 +287,13 @@ static int64_t keys_seen(const mf_attention_args *a, int64_t first, int64_t posi
 }
 
 static double pairs_row_by_row(const mf_attention_args *a) {
+    const int32_t *first_key = a->first_key_host ? a->first_key_host : a->first_key;
     int64_t pairs = 0;
     for (int64_t b = 0; b < a->batch; b++)
         for (int i = 0; i < a->query_chunks; i++)
             for (int64_t r = 0; r < a->queries[i].rows; r++) {
                 int64_t position = a->queries[i].position + r;
-                int64_t first = a->first_key[b * a->tokens + a->queries[i].first_row + r];
+                int64_t first = first_key[b * a->tokens + a->queries[i].first_row + r];
                 if (a->window) first = mf_max(first, position - a->window + 1);
                 pairs += keys_seen(a, first, position);
             }

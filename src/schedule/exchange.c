@@ -1,6 +1,5 @@
 /* exchange.c: what all exchanges share: where own queries, keys and values lie, and what a call attends with.
  */
-#include "device/staging.h"
 #include "schedule/kinds.h"
 
 static mf_status host_lists(mf_exchange *x) {
@@ -64,17 +63,14 @@ static void lay_out_documents(const mf_exchange *x, const int32_t *begins, int32
 }
 
 mf_status mf_exchange_set_documents(mf_exchange *x, const int32_t *begins) {
-    mf_status status = MF_OK;
-    mf_staging s = {.device = x->device, .room = x->first_key.bytes};
-    int32_t *out = NULL;
+    void *there = x->first_key.data;
+    size_t bytes = x->first_key.bytes;
     x->has_documents = begins != NULL;
-    if (!begins || !x->first_key.data) return MF_OK;
-    MF_GO(mf_staging_place(&s, x->first_key.data, x->first_key.bytes, &out));
-    lay_out_documents(x, begins, out);
-    MF_GO(mf_staging_send(&s));
-fail:
-    mf_staging_close(&s);
-    return status;
+    if (!begins || !there) return MF_OK;
+    if (mf_device_holds(x->device, there) && !x->first_key_host)
+        MF_TRY(mf_host_alloc(bytes, 1, &x->first_key_host));
+    lay_out_documents(x, begins, x->first_key_host ? x->first_key_host : there);
+    return x->first_key_host ? mf_copy(x->device, MF_QUEUE_COMPUTE, there, x->first_key_host, bytes) : MF_OK;
 }
 
 mf_status mf_exchange_create(const mf_exchange_kind *kind, mf_comm *comm, mf_device *device,
@@ -111,6 +107,7 @@ void mf_exchange_destroy(mf_exchange *x) {
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(memory, all[i]);
     mf_shared *shared[] = {&x->keys, &x->values, &x->dkeys, &x->dvalues};
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) mf_shared_free(x->comm, memory, shared[i]);
+    mf_host_free(x->first_key_host);
     mf_host_free(x->chunk);
     mf_host_free(x->query);
     mf_host_free(x->chunk_begin);
@@ -180,6 +177,7 @@ static mf_attention_args args_of(mf_exchange *x, const mf_attend *call) {
                               .interleave = s->interleave,
                               .window = call->window,
                               .first_key = x->has_documents ? x->first_key.data : NULL,
+                              .first_key_host = x->first_key_host,
                               .scale = 1.0f / __builtin_sqrtf((float)s->head_dim),
                               .queries = x->query,
                               .q = mf_exchange_queries(x, call->first),
