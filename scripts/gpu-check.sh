@@ -11,6 +11,7 @@ usage: scripts/gpu-check.sh [flags]            build here, check, measure
 
   --build DIR     the build folder (default: build)
   --out DIR       where the JSON goes (default: bench/results/gpu; emulated: the build folder's gpu-check)
+  --arch A;B      what nvcc compiles for, in CMake's words, as 90a-real (default: as cmake/cuda.cmake says)
   --only A,B,...  these parts alone: ops layouts memory train peers ranks kernels attention sanitizer
   --seconds N     for all of it (default: 570)
 
@@ -19,7 +20,7 @@ END
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-build=$root/build out='' from='' pack='' emulated=0 only='' seconds=570
+build=$root/build out='' from='' pack='' emulated=0 only='' seconds=570 arch=''
 said="scripts/gpu-check.sh $*"
 
 die() {
@@ -30,7 +31,7 @@ die() {
 while [ $# -gt 0 ]; do
     case $1 in
     --emulated) emulated=1 ;;
-    --pack | --from | --build | --out | --only | --seconds)
+    --pack | --from | --build | --out | --only | --seconds | --arch)
         [ $# -ge 2 ] || die "$1 needs a value"
         printf -v "${1#--}" '%s' "$2"
         shift
@@ -53,6 +54,28 @@ done
 op_tests=(attention ops_vectors ops_layers ops_loss ops_modulation)
 
 # --- building ---------------------------------------------------------------------------------------------------------
+# Where CUDA's own libraries may lie: its toolkit, or what Python's packages brought.
+cuda_folders() {
+    local folder
+    for folder in /usr/local/cuda/lib64 /usr/local/cuda-*/lib64; do [ -d "$folder" ] && echo "$folder"; done
+    python3 -c 'import glob, site, sys
+for p in sys.path + site.getsitepackages():
+    for f in glob.glob(p + "/nvidia/*/lib"): print(f)' 2>/dev/null
+}
+
+# cuDNN for cmake, where only Python's packages have it.
+cudnn_flags() {
+    local folder
+    echo '#include <cudnn.h>' | cc -E -x c -I/usr/local/cuda/include - >/dev/null 2>&1 && return
+    for folder in $(cuda_folders); do
+        if [ -e "$folder/libcudnn.so.9" ] && [ -e "$folder/../include/cudnn.h" ]; then
+            echo "-DCUDNN_INCLUDE=$folder/../include -DCUDNN_LIBRARY=$folder/libcudnn.so.9"
+            return
+        fi
+    done
+    return 1
+}
+
 # What this machine lacks to build with, by the names that quickstart installs.
 lacking() {
     local tool pair
@@ -61,6 +84,7 @@ lacking() {
         libxxhash:libxxhash-dev libpng:libpng-dev cmocka:libcmocka-dev; do
         pkg-config --exists "${pair%%:*}" 2>/dev/null || echo "${pair##*:}"
     done
+    cudnn_flags >/dev/null || echo cuDNN
     echo '#include <dnnl.h>' | cc -E -x c - >/dev/null 2>&1 || echo libdnnl-dev
 }
 
@@ -81,10 +105,11 @@ build_into() {
 elsewhere and --from DIR here"
     if [ -z "${CMAKE_GENERATOR:-}" ] && command -v ninja >/dev/null; then export CMAKE_GENERATOR=Ninja; fi
     command -v mpicc >/dev/null || set -- "$@" -DMESHFOLD_MPI=OFF
+    [ -z "$arch" ] || set -- "$@" "-DCMAKE_CUDA_ARCHITECTURES=$arch"
     mkdir -p "$folder"
     echo "gpu-check: building in $folder (log: $folder/gpu-check.log)"
     # shellcheck disable=SC2046 # words on purpose
-    { cmake -S "$root" -B "$folder" -DMESHFOLD_CUDA=ON "$@" &&
+    { cmake -S "$root" -B "$folder" -DMESHFOLD_CUDA=ON $(cudnn_flags) "$@" &&
         cmake --build "$folder" --parallel "$(nproc)" --target $(targets); } >"$folder/gpu-check.log" 2>&1 || {
         tail -n 30 "$folder/gpu-check.log" >&2
         die "it does not build; the log is $folder/gpu-check.log"
@@ -122,15 +147,6 @@ if [ -n "$pack" ]; then
     make_pack
     exit 0
 fi
-
-# Where CUDA's own libraries may lie: its toolkit, or what Python's packages brought.
-cuda_folders() {
-    local folder
-    for folder in /usr/local/cuda/lib64 /usr/local/cuda-*/lib64; do [ -d "$folder" ] && echo "$folder"; done
-    python3 -c 'import glob, site, sys
-for p in sys.path + site.getsitepackages():
-    for f in glob.glob(p + "/nvidia/*/lib"): print(f)' 2>/dev/null
-}
 
 if [ -n "$from" ]; then
     from=$(cd "$from" 2>/dev/null && pwd) || die "--from: no such folder"
