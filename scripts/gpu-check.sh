@@ -353,7 +353,7 @@ END
 
 # said_rates: the rates of the part's figures, in words.
 said_rates() {
-    sed -n 's/.*"layout": "\([^"]*\)", "seq": \([0-9]*\).*"peak_bytes": \([0-9]*\).*"tokens_per_s": \([0-9.]*\)[^,]*, "flops_share_of_peak": \([0-9.]*\).*/\1 at \2: \4 tokens a second, \5 of the measured peak/p' "$work/$part.figures"
+    sed -n 's/.*"layout": "\([^"]*\)", "seq": \([0-9]*\).*"peak_bytes": \([0-9]*\).*"tokens_per_s": \([0-9]*\)[^,]*, "flops_share_of_peak": \([0-9]*\.\{0,1\}[0-9]\{0,3\}\).*/\1 at \2: \4 tokens a second, \5 of the measured peak/p' "$work/$part.figures"
 }
 
 part_train() {
@@ -377,7 +377,7 @@ part_peers() {
     python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
         not_run 'python3 has no torch that sees a GPU'
     write_model
-    for compile in --compile ''; do
+    for compile in '' --compile; do
         for recompute in none block; do
             for seq in 8192 32768; do
                 [ -z "$compile" ] && [ $recompute = block ] && continue
