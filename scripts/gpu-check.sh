@@ -20,7 +20,7 @@ END
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-build=$root/build out='' from='' pack='' emulated=0 only='' seconds=570 arch=''
+build=$root/build out='' from='' pack='' emulated=0 only='' seconds=570 arch='' libraries=''
 said="scripts/gpu-check.sh $*"
 
 die() {
@@ -116,10 +116,11 @@ elsewhere and --from DIR here"
     }
 }
 
-# The libraries that a program needs, but the C library's own, the compiler's driver's and CUDA's.
+# The libraries that a program needs, but those of the C and C++ compilers, which other programs there want in their own
+# version, and CUDA's.
 libraries_of() {
     ldd "$@" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
-        grep -Ev '/(libc|libm|libdl|libpthread|librt|libresolv|ld-linux[^/]*|libcuda|libcublas|libcublasLt|libcudart|libnccl|libcudnn[^/]*)\.so'
+        grep -Ev '/(libc|libm|libdl|libpthread|librt|libresolv|libstdc\+\+|libgcc_s|ld-linux[^/]*|libcuda|libcublas|libcublasLt|libcudart|libnccl|libcudnn[^/]*)\.so'
 }
 
 make_pack() {
@@ -151,8 +152,7 @@ fi
 if [ -n "$from" ]; then
     from=$(cd "$from" 2>/dev/null && pwd) || die "--from: no such folder"
     [ -x "$from/bin/meshfold" ] || die "--from $from: has no bin/meshfold; make it with --pack"
-    LD_LIBRARY_PATH=$from/lib:$(cuda_folders | sort -u | tr '\n' ':')${LD_LIBRARY_PATH:-}
-    export LD_LIBRARY_PATH
+    libraries=$from/lib:$(cuda_folders | sort -u | tr '\n' ':')${LD_LIBRARY_PATH:-}
 elif [ $emulated = 1 ]; then
     build=$(cd "$build" 2>/dev/null && pwd) || die "--build: no such folder"
     export MESHFOLD_CUDA_MODULE=$build/libmeshfold_cuda_emulated.so
@@ -176,7 +176,7 @@ program() {
     return 1
 }
 meshfold=$(program meshfold) || die "no program"
-"$meshfold" info >"$work/info" 2>&1 || die "meshfold does not start: $(tail -n 1 "$work/info")"
+LD_LIBRARY_PATH=${libraries:-${LD_LIBRARY_PATH:-}} "$meshfold" info >"$work/info" 2>&1 || die "meshfold does not start: $(tail -n 1 "$work/info")"
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 quoted() {
@@ -245,11 +245,16 @@ not_run() {
     why "$*"
     exit 77
 }
-# limited COMMAND...: within what the part has left; its output is $work/log.
+# limited COMMAND...: within what the part has left; its output is $work/log. What was packed finds its libraries; PyTorch
+# has its own.
 limited() {
     local rest=$((until - SECONDS))
     [ $rest -gt 0 ] || return 124
-    timeout -k 5 "$rest" "$@" >"$work/log" 2>&1
+    if [ -n "$libraries" ] && [ "$1" != python3 ]; then
+        LD_LIBRARY_PATH=$libraries timeout -k 5 "$rest" "$@" >"$work/log" 2>&1
+    else
+        timeout -k 5 "$rest" "$@" >"$work/log" 2>&1
+    fi
 }
 last_line() { grep -v '^ *$' "$work/log" | tail -n 1 | cut -c 1-300; }
 
