@@ -51,7 +51,7 @@ for name in "${wanted[@]}"; do
     [[ " ops layouts memory train peers ranks kernels attention sanitizer " = *" $name "* ]] || die "--only: no part $name"
 done
 
-op_tests=(attention ops_vectors ops_layers ops_loss ops_modulation)
+op_tests=(attention cudnn_attention ops_vectors ops_layers ops_loss ops_modulation)
 
 # --- building ---------------------------------------------------------------------------------------------------------
 # Where CUDA's own libraries may lie: its toolkit, or what Python's packages brought.
@@ -318,9 +318,10 @@ part_layouts() {
 # csv_cell FILE COLUMN: of the first line.
 csv_cell() { csv_rows "$1" | head -n 1 | sed -n "s/.*\"$2\": \([^,}]*\).*/\1/p"; }
 
-# bench_rows WORD...: `meshfold bench`, whose rows become figures; "fits": false is a figure like another.
+# bench_rows WORD...: `meshfold bench`, whose rows become figures; "fits": false is a figure like another. On $device.
+device=cuda
 bench_rows() {
-    limited "$meshfold" bench --device cuda --rounds 1 --csv "$work/rows.csv" "$@" || {
+    limited "$meshfold" bench --device "$device" --rounds 1 --csv "$work/rows.csv" "$@" || {
         why "$(last_line)"
         return 1
     }
@@ -367,10 +368,13 @@ part_train() {
     write_model
     for recompute in none block; do
         for seq in 8192 32768; do
-            bench_rows --model "$work/llama.json" --dtype bf16 --recompute $recompute --seq $seq --steps 3 --mesh single ||
-                failed=1
+            for device in cuda cuda+cudnn; do
+                bench_rows --model "$work/llama.json" --dtype bf16 --recompute $recompute --seq $seq --steps 3 --mesh single ||
+                    failed=1
+            done
         done
     done
+    device=cuda
     while read -r line; do why "$line"; done < <(said_rates)
     return $failed
 }
@@ -454,13 +458,15 @@ part_kernels() {
 
 # Ours, and cuDNN's and FlashAttention's through PyTorch.
 part_attention() {
-    local bench code=0
+    local bench name code=0
     [ $emulated = 1 ] && not_run 'an emulated GPU has no speed'
     bench=$(program bench_attention) || not_run 'bench_attention was not built'
-    limited "$bench" --device cuda || code=$?
-    cp "$work/log" "$out/attention.txt"
-    figure "{\"whose\": \"meshfold\", \"exit\": $code, \"text\": $(quoted "$(cat "$work/log")")}"
-    [ $code = 0 ] || why "$(last_line)"
+    for name in cuda cuda+cudnn; do
+        limited "$bench" --device $name || code=$?
+        cp "$work/log" "$out/attention-$name.txt"
+        figure "{\"whose\": \"meshfold\", \"device\": \"$name\", \"exit\": $code, \"text\": $(quoted "$(cat "$work/log")")}"
+        [ $code = 0 ] || why "$name: $(last_line)"
+    done
     if ! python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
         why 'torch: not run: python3 has none that sees a GPU'
     elif limited python3 "$root/bench/peers/torch_attention.py"; then
