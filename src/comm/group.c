@@ -10,6 +10,7 @@ mf_status mf_comm_give_up(mf_world *world) {
     for (mf_comm *c = world->comms; c; c = c->next)
         for (int i = 0; c->slots && i < MF_SLOTS; i++)
             if (c->slots[i].ticket && c->worker) mf_worker_wait(c->worker, c->slots[i].ticket);
+    for (int i = 0; world->device && i < MF_QUEUES; i++) mf_device_finish(world->device, (mf_queue)i);
     return mf_error_adopt(&first);
 }
 

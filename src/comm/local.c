@@ -53,7 +53,8 @@ typedef struct shared_set {
         void *data;
         size_t bytes;
         mf_memory_source source;
-    } part[]; /* [size] */
+        mf_event *left; /* what its owner asked for has come to an end; NULL: nothing is queued */
+    } part[];           /* [size] */
 } shared_set;
 
 typedef struct absence {
@@ -90,9 +91,11 @@ static mf_status exchange(mf_comm *comm, lane *l, const mf_header *header, const
 /* This member's part; where that is queued, behind what its peers were asked for before. */
 static mf_status move(mf_comm *comm, int lane_index, const mf_transfer *t, const mf_post *peers) {
     group *g = comm->state;
-    if (t->queued) MF_TRY(mf_points_follow_ready(comm, lane_index, &t->header, peers));
-    MF_TRY(mf_local_move(comm, lane_index, t, peers));
-    return t->queued ? mf_points_done(&g->points[comm->rank], lane_index) : MF_OK;
+    if (!t->queued) return mf_local_move(comm, lane_index, t, peers);
+    MF_TRY(mf_points_follow_ready(comm, lane_index, &t->header, peers));
+    mf_status moved = mf_local_move(comm, lane_index, t, peers);
+    mf_status done = mf_points_done(&g->points[comm->rank], lane_index);
+    return moved ? moved : done;
 }
 
 static mf_post post_of(const mf_transfer *t) {
@@ -109,13 +112,14 @@ static mf_status local_transfer(mf_comm *comm, int lane_index, const mf_transfer
     MF_TRY(mf_points_ready(&g->points[comm->rank], t, &own.ready));
     mf_status status = exchange(comm, l, &t->header, &own, &peers, &met);
     if (!met) return status;
+    /* Nothing of a barrier is read after the first meeting; an error of all means that some other operation
+     * was posted. */
+    bool meets_again = status || t->header.op != MF_OP_BARRIER;
     if (!status) status = move(comm, lane_index, t, peers);
-    /* Nothing of a barrier is read after the first meeting; an error means that some other operation was
-     * posted. */
-    if (!status && t->header.op == MF_OP_BARRIER) return MF_OK;
+    if (!meets_again) return status;
     mf_meeting_complete(&l->meeting, comm->size);
-    if (status || !t->queued) return status;
-    return mf_points_follow_done(comm, lane_index, &t->header, g->points);
+    mf_status followed = t->queued ? mf_points_follow_done(comm, lane_index, &t->header, g->points) : MF_OK;
+    return status ? status : followed;
 }
 
 static mf_status local_meet(mf_comm *comm, int lane_index, const mf_transfer *t, bool *device) {
@@ -143,7 +147,7 @@ static mf_status take(const mf_memory_source *source, size_t bytes, void **out) 
 /* Member 0 makes the set, all put their memory into it; whoever frees last gives all of it back. A rank that
  * fails may free its part while peers still read it: the content then stays until they are done. */
 static mf_status shared_exchange(mf_comm *comm, const mf_header *header, shared_set *set, void *own,
-                                 const mf_memory_source *source, mf_shared *out) {
+                                 const mf_memory_source *source, mf_event *left, mf_shared *out) {
     group *g = comm->state;
     lane *l = &g->lanes[MF_LANE_MAIN];
     const mf_post *peers;
@@ -159,6 +163,7 @@ static mf_status shared_exchange(mf_comm *comm, const mf_header *header, shared_
         common->part[comm->rank].data = own;
         common->part[comm->rank].bytes = out->bytes;
         common->part[comm->rank].source = *source;
+        common->part[comm->rank].left = left;
         for (int r = 0; r < comm->size; r++) out->peer[r] = peers[r].recv;
         out->own = own;
         out->handle = common;
@@ -172,26 +177,40 @@ static mf_status local_shared_alloc(mf_comm *comm, const mf_header *header, mf_s
     mf_status status = ready;
     shared_set *set = NULL;
     void *own = NULL;
+    mf_event *left = NULL;
     if (status) return status;
     MF_TRY(take(source, out->bytes, &own));
     if (comm->rank == 0) {
         MF_GO(mf_host_alloc(1, sizeof *set + (size_t)comm->size * sizeof set->part[0], &set));
         atomic_init(&set->holders, comm->size);
     }
-    MF_GO(shared_exchange(comm, header, set, own, source, out));
+    if (comm->world->device) MF_GO(mf_event_create(comm->world->device, &left));
+    MF_GO(shared_exchange(comm, header, set, own, source, left, out));
     return MF_OK;
 fail:
+    mf_event_destroy(left);
     mf_host_free(set);
     source->give_back(source->context, own, out->bytes);
     return status;
 }
 
+/* A device's queue may still read what others share: from here on that can be waited for. */
+static void leave_set(const mf_comm *comm, const shared_set *set) {
+    mf_event *left = set->part[comm->rank].left;
+    mf_device *device = comm->world->device;
+    if (left && mf_event_record(device, MF_QUEUE_COMPUTE, left)) mf_device_finish(device, MF_QUEUE_COMPUTE);
+}
+
 static void local_shared_free(mf_comm *comm, mf_shared *shared) {
     shared_set *set = shared->handle;
+    leave_set(comm, set);
     if (atomic_fetch_sub(&set->holders, 1) > 1) return;
+    for (int r = 0; r < comm->size; r++)
+        if (set->part[r].left) mf_event_wait(set->part[r].left);
     for (int r = 0; r < comm->size; r++) {
         const mf_memory_source *source = &set->part[r].source;
         source->give_back(source->context, set->part[r].data, set->part[r].bytes);
+        mf_event_destroy(set->part[r].left);
     }
     mf_host_free(set);
 }
@@ -295,7 +314,8 @@ static mf_status check_reach(const mf_comm *comm, const group *g) {
     const mf_device *own = comm->world->device;
     for (int r = 0; own && !comm->world->nccl && r < g->size; r++) {
         const mf_device *peer = g->points[r].device;
-        if (!peer || (mf_device_reaches(own, peer) && mf_device_reaches(peer, own))) continue;
+        if (!peer || g->points[r].gone || (mf_device_reaches(own, peer) && mf_device_reaches(peer, own)))
+            continue;
         return MF_FAIL(MF_EUNSUPPORTED,
                        "axis %s: %s and %s can't address each other's memory: engine nccl sends it",
                        comm->axis, mf_device_name(own), mf_device_name(peer));
@@ -328,6 +348,7 @@ static void local_close(mf_comm *comm) {
     if (!g) return;
     pthread_mutex_lock(&p->lock);
     bool last = ++g->left == g->size;
+    g->points[comm->rank].gone = true;
     group **link = &p->groups;
     while (last && *link != g) link = &(*link)->next;
     if (last) *link = g->next;

@@ -37,17 +37,36 @@ mf_status mf_points_follow_ready(const mf_comm *comm, int lane, const mf_header 
     return MF_OK;
 }
 
+static mf_status after_waiting(mf_device *device, int lane, mf_status status) {
+    mf_error first = *mf_error_last();
+    mf_device_finish(device, mf_lane_queue(lane));
+    mf_error_adopt(&first);
+    return status;
+}
+
 mf_status mf_points_done(mf_points *own, int lane) {
     if (!own->device) return MF_OK;
-    return mf_event_record(own->device, mf_lane_queue(lane), own->done[lane]);
+    mf_status status = mf_event_record(own->device, mf_lane_queue(lane), own->done[lane]);
+    return status ? after_waiting(own->device, lane, status) : MF_OK;
+}
+
+/* An error is returned, and the event waited for. */
+static mf_status follow_or_wait(mf_device *device, int lane, const mf_event *event) {
+    mf_status status = mf_event_follow(device, mf_lane_queue(lane), event);
+    if (!status) return MF_OK;
+    mf_error first = *mf_error_last();
+    mf_event_wait(event);
+    return mf_error_adopt(&first);
 }
 
 mf_status mf_points_follow_done(const mf_comm *comm, int lane, const mf_header *h, const mf_points *points) {
+    mf_status status = MF_OK;
     for (int r = 0; r < comm->size; r++) {
         if (r == comm->rank || !points[r].device || !mf_local_uses(comm, h, r, comm->rank)) continue;
-        MF_TRY(mf_event_follow(comm->world->device, mf_lane_queue(lane), points[r].done[lane]));
+        mf_status next = follow_or_wait(comm->world->device, lane, points[r].done[lane]);
+        if (!status) status = next;
     }
-    return MF_OK;
+    return status;
 }
 
 mf_status mf_points_signal(mf_points *own, int slot, uint64_t value) {

@@ -28,6 +28,7 @@ typedef struct mf_signal_point {
 /* One member's. Its peers follow its events as long as the group lives. */
 typedef struct mf_points {
     mf_device *device; /* NULL: all memory is the host's, and nothing here does anything */
+    bool gone;         /* the member has left, and its device may have ended */
     mf_event *ready[2];
     mf_event *done[MF_LANES];
     mf_signal_point signal[MF_SIGNALS][MF_POINTS_KEPT];
@@ -43,9 +44,11 @@ mf_status mf_points_ready(mf_points *own, const mf_transfer *transfer, const mf_
 /* After it: the lane's queue follows the peers whose memory this member uses; all of them in a barrier. */
 mf_status mf_points_follow_ready(const mf_comm *comm, int lane, const mf_header *header,
                                  const mf_post *posts);
-/* Before the second meeting: this member's part has been asked for. */
+/* Before the second meeting: as much of this member's part as will be has been asked for. When it returns an
+ * error that has been done too. */
 mf_status mf_points_done(mf_points *own, int lane);
-/* After it: the lane's queue follows the peers that use this member's memory. points: [size] */
+/* After it: the lane's queue follows the peers that use this member's memory. When it returns an error the
+ * host has waited for them. points: [size] */
 mf_status mf_points_follow_done(const mf_comm *comm, int lane, const mf_header *header,
                                 const mf_points *points);
 

@@ -138,8 +138,8 @@ static inline size_t mf_shared_accounted(size_t bytes) { return (bytes + 63) & ~
 
 /* Every operation opens with this: it fails when another rank has, or when a test wants it to. */
 mf_status mf_comm_enter(mf_world *world, int op, const char *axis);
-/* Once the world has failed, requests end by themselves: wakes them and waits, so that whoever sees an error
- * may free the buffers of what was under way. Returns the world's error. */
+/* Once the world has failed, requests end by themselves: wakes them and waits, also for what is queued, so
+ * that whoever sees an error may free the buffers of what was under way. Returns the world's error. */
 mf_status mf_comm_give_up(mf_world *world);
 
 mf_status mf_failure_init(mf_failure *failure);
