@@ -247,13 +247,13 @@ static __device__ __forceinline__ void add_dkv(const attention_job &job, int fir
     warp_sums<1, QUERIES> p, slopes;
     warp_weights<1, QUERIES> weights;
     if (position > last || position > queries.first + queries.tokens - 1) return;
-    multiply_rows<D>(p, tiles->k + first_row * pitch, tiles->q[stage]);
+    multiply_rows<D, D / 16>(p, tiles->k + first_row * pitch, tiles->q[stage]);
     find_probabilities(job, tiles, stage, p);
     if (last > queries.first || first < sight_of(job, queries, tiles, stage, queries.rows - 1).low)
         hide(job, queries, tiles, stage, position + lane_row(), p);
     narrow(weights, p);
     multiply_weights<D>(dv, weights, tiles->d_o[stage] + first_column);
-    multiply_rows<D>(slopes, tiles->v + first_row * pitch, tiles->d_o[stage]);
+    multiply_rows<D, D / 16>(slopes, tiles->v + first_row * pitch, tiles->d_o[stage]);
     weigh_slopes(tiles, stage, p, slopes);
     narrow(weights, slopes);
     multiply_weights<D>(dk, weights, tiles->q[stage] + first_column);
