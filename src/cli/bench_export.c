@@ -112,13 +112,13 @@ static void csv_head(FILE *out) {
     for (int k = 0; k < MF_CATEGORIES; k++) fprintf(out, ",peak_%s_bytes", mf_category_name((mf_category)k));
     fprintf(out,
             ",moved_most_bytes,moved_mean_bytes,moved_predicted_bytes,step_s_median,step_s_min,step_s_max,"
-            "tokens_per_s,flops_share_of_peak,exposed_share,dry_peak_bytes\n");
+            "tokens_per_s,flops_share_of_peak,exposed_share,dry_peak_bytes,device\n");
 }
 
 static void csv_figures(FILE *out, const mf_bench_figures *f, const mf_prediction *dry) {
     fprintf(out, ",%lld", (long long)f->rank->memory.peak_total);
     for (int k = 0; k < MF_CATEGORIES; k++) fprintf(out, ",%lld", (long long)f->rank->memory.peak[k]);
-    fprintf(out, ",%.0f,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%lld\n", f->moved_most, DIGITS, f->moved,
+    fprintf(out, ",%.0f,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%lld", f->moved_most, DIGITS, f->moved,
             DIGITS, f->predicted, DIGITS, f->step_s, DIGITS, f->step_s_min, DIGITS, f->step_s_max, DIGITS,
             f->tokens_per_s, DIGITS, f->flops_share, DIGITS, f->exposed,
             (long long)dry->rank.memory.peak_total);
@@ -132,11 +132,13 @@ static void csv_line(FILE *out, const mf_bench *b, const mf_bench_case *c) {
     csv_text(out, c->why);
     if (c->refused) {
         for (int i = 0; i < FIGURES; i++) fputc(',', out);
-        fputc('\n', out);
-        return;
+    } else {
+        mf_bench_figures f = mf_bench_figures_of(b, c);
+        csv_figures(out, &f, &c->dry);
     }
-    mf_bench_figures f = mf_bench_figures_of(b, c);
-    csv_figures(out, &f, &c->dry);
+    fputc(',', out);
+    csv_text(out, b->device);
+    fputc('\n', out);
 }
 
 mf_status mf_bench_write_csv(const mf_bench *b, const char *path) {
