@@ -11,6 +11,7 @@ usage: scripts/gpu-check.sh [flags]            build here, check, measure
 
   --build DIR     the build folder (default: build)
   --out DIR       where the JSON goes (default: bench/results/gpu; emulated: the build folder's gpu-check)
+  --arch A;B      what nvcc compiles for, in CMake's words, as 90a-real (default: as cmake/cuda.cmake says)
   --only A,B,...  these parts alone: ops layouts memory train peers ranks kernels attention sanitizer
   --seconds N     for all of it (default: 570)
 
@@ -19,7 +20,7 @@ END
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-build=$root/build out='' from='' pack='' emulated=0 only='' seconds=570
+build=$root/build out='' from='' pack='' emulated=0 only='' seconds=570 arch='' libraries=''
 said="scripts/gpu-check.sh $*"
 
 die() {
@@ -30,7 +31,7 @@ die() {
 while [ $# -gt 0 ]; do
     case $1 in
     --emulated) emulated=1 ;;
-    --pack | --from | --build | --out | --only | --seconds)
+    --pack | --from | --build | --out | --only | --seconds | --arch)
         [ $# -ge 2 ] || die "$1 needs a value"
         printf -v "${1#--}" '%s' "$2"
         shift
@@ -50,9 +51,31 @@ for name in "${wanted[@]}"; do
     [[ " ops layouts memory train peers ranks kernels attention sanitizer " = *" $name "* ]] || die "--only: no part $name"
 done
 
-op_tests=(attention ops_vectors ops_layers ops_loss ops_modulation)
+op_tests=(attention cudnn_attention ops_vectors ops_layers ops_loss ops_modulation)
 
 # --- building ---------------------------------------------------------------------------------------------------------
+# Where CUDA's own libraries may lie: its toolkit, or what Python's packages brought.
+cuda_folders() {
+    local folder
+    for folder in /usr/local/cuda/lib64 /usr/local/cuda-*/lib64; do [ -d "$folder" ] && echo "$folder"; done
+    python3 -c 'import glob, site, sys
+for p in sys.path + site.getsitepackages():
+    for f in glob.glob(p + "/nvidia/*/lib"): print(f)' 2>/dev/null
+}
+
+# cuDNN for cmake, where only Python's packages have it.
+cudnn_flags() {
+    local folder
+    echo '#include <cudnn.h>' | cc -E -x c -I/usr/local/cuda/include - >/dev/null 2>&1 && return
+    for folder in $(cuda_folders); do
+        if [ -e "$folder/libcudnn.so.9" ] && [ -e "$folder/../include/cudnn.h" ]; then
+            echo "-DCUDNN_INCLUDE=$folder/../include -DCUDNN_LIBRARY=$folder/libcudnn.so.9"
+            return
+        fi
+    done
+    return 1
+}
+
 # What this machine lacks to build with, by the names that quickstart installs.
 lacking() {
     local tool pair
@@ -61,6 +84,7 @@ lacking() {
         libxxhash:libxxhash-dev libpng:libpng-dev cmocka:libcmocka-dev; do
         pkg-config --exists "${pair%%:*}" 2>/dev/null || echo "${pair##*:}"
     done
+    cudnn_flags >/dev/null || echo cuDNN
     echo '#include <dnnl.h>' | cc -E -x c - >/dev/null 2>&1 || echo libdnnl-dev
 }
 
@@ -81,20 +105,22 @@ build_into() {
 elsewhere and --from DIR here"
     if [ -z "${CMAKE_GENERATOR:-}" ] && command -v ninja >/dev/null; then export CMAKE_GENERATOR=Ninja; fi
     command -v mpicc >/dev/null || set -- "$@" -DMESHFOLD_MPI=OFF
+    [ -z "$arch" ] || set -- "$@" "-DCMAKE_CUDA_ARCHITECTURES=$arch"
     mkdir -p "$folder"
     echo "gpu-check: building in $folder (log: $folder/gpu-check.log)"
     # shellcheck disable=SC2046 # words on purpose
-    { cmake -S "$root" -B "$folder" -DMESHFOLD_CUDA=ON "$@" &&
+    { cmake -S "$root" -B "$folder" -DMESHFOLD_CUDA=ON $(cudnn_flags) "$@" &&
         cmake --build "$folder" --parallel "$(nproc)" --target $(targets); } >"$folder/gpu-check.log" 2>&1 || {
         tail -n 30 "$folder/gpu-check.log" >&2
         die "it does not build; the log is $folder/gpu-check.log"
     }
 }
 
-# The libraries that a program needs, but the C library's own, the compiler's driver's and CUDA's.
+# The libraries that a program needs, but those of the C and C++ compilers, which other programs there want in their own
+# version, and CUDA's.
 libraries_of() {
     ldd "$@" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
-        grep -Ev '/(libc|libm|libdl|libpthread|librt|libresolv|ld-linux[^/]*|libcuda|libcublas|libcublasLt|libcudart|libnccl|libcudnn[^/]*)\.so'
+        grep -Ev '/(libc|libm|libdl|libpthread|librt|libresolv|libstdc\+\+|libgcc_s|ld-linux[^/]*|libcuda|libcublas|libcublasLt|libcudart|libnccl|libcudnn[^/]*)\.so'
 }
 
 make_pack() {
@@ -123,20 +149,10 @@ if [ -n "$pack" ]; then
     exit 0
 fi
 
-# Where CUDA's own libraries may lie: its toolkit, or what Python's packages brought.
-cuda_folders() {
-    local folder
-    for folder in /usr/local/cuda/lib64 /usr/local/cuda-*/lib64; do [ -d "$folder" ] && echo "$folder"; done
-    python3 -c 'import glob, site, sys
-for p in sys.path + site.getsitepackages():
-    for f in glob.glob(p + "/nvidia/*/lib"): print(f)' 2>/dev/null
-}
-
 if [ -n "$from" ]; then
     from=$(cd "$from" 2>/dev/null && pwd) || die "--from: no such folder"
     [ -x "$from/bin/meshfold" ] || die "--from $from: has no bin/meshfold; make it with --pack"
-    LD_LIBRARY_PATH=$from/lib:$(cuda_folders | sort -u | tr '\n' ':')${LD_LIBRARY_PATH:-}
-    export LD_LIBRARY_PATH
+    libraries=$from/lib:$(cuda_folders | sort -u | tr '\n' ':')${LD_LIBRARY_PATH:-}
 elif [ $emulated = 1 ]; then
     build=$(cd "$build" 2>/dev/null && pwd) || die "--build: no such folder"
     export MESHFOLD_CUDA_MODULE=$build/libmeshfold_cuda_emulated.so
@@ -160,7 +176,7 @@ program() {
     return 1
 }
 meshfold=$(program meshfold) || die "no program"
-"$meshfold" info >"$work/info" 2>&1 || die "meshfold does not start: $(tail -n 1 "$work/info")"
+LD_LIBRARY_PATH=${libraries:-${LD_LIBRARY_PATH:-}} "$meshfold" info >"$work/info" 2>&1 || die "meshfold does not start: $(tail -n 1 "$work/info")"
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 quoted() {
@@ -229,11 +245,16 @@ not_run() {
     why "$*"
     exit 77
 }
-# limited COMMAND...: within what the part has left; its output is $work/log.
+# limited COMMAND...: within what the part has left; its output is $work/log. What was packed finds its libraries; PyTorch
+# has its own.
 limited() {
     local rest=$((until - SECONDS))
     [ $rest -gt 0 ] || return 124
-    timeout -k 5 "$rest" "$@" >"$work/log" 2>&1
+    if [ -n "$libraries" ] && [ "$1" != python3 ]; then
+        LD_LIBRARY_PATH=$libraries timeout -k 5 "$rest" "$@" >"$work/log" 2>&1
+    else
+        timeout -k 5 "$rest" "$@" >"$work/log" 2>&1
+    fi
 }
 last_line() { grep -v '^ *$' "$work/log" | tail -n 1 | cut -c 1-300; }
 
@@ -297,9 +318,10 @@ part_layouts() {
 # csv_cell FILE COLUMN: of the first line.
 csv_cell() { csv_rows "$1" | head -n 1 | sed -n "s/.*\"$2\": \([^,}]*\).*/\1/p"; }
 
-# bench_rows WORD...: `meshfold bench`, whose rows become figures; "fits": false is a figure like another.
+# bench_rows WORD...: `meshfold bench`, whose rows become figures; "fits": false is a figure like another. On $device.
+device=cuda
 bench_rows() {
-    limited "$meshfold" bench --device cuda --rounds 1 --csv "$work/rows.csv" "$@" || {
+    limited "$meshfold" bench --device "$device" --rounds 1 --csv "$work/rows.csv" "$@" || {
         why "$(last_line)"
         return 1
     }
@@ -337,7 +359,7 @@ END
 
 # said_rates: the rates of the part's figures, in words.
 said_rates() {
-    sed -n 's/.*"layout": "\([^"]*\)", "seq": \([0-9]*\).*"peak_bytes": \([0-9]*\).*"tokens_per_s": \([0-9.]*\)[^,]*, "flops_share_of_peak": \([0-9.]*\).*/\1 at \2: \4 tokens a second, \5 of the measured peak/p' "$work/$part.figures"
+    sed -n 's/.*"layout": "\([^"]*\)", "seq": \([0-9]*\).*"peak_bytes": \([0-9]*\).*"tokens_per_s": \([0-9]*\)[^,]*, "flops_share_of_peak": \([0-9]*\.\{0,1\}[0-9]\{0,3\}\).*/\1 at \2: \4 tokens a second, \5 of the measured peak/p' "$work/$part.figures"
 }
 
 part_train() {
@@ -346,10 +368,13 @@ part_train() {
     write_model
     for recompute in none block; do
         for seq in 8192 32768; do
-            bench_rows --model "$work/llama.json" --dtype bf16 --recompute $recompute --seq $seq --steps 3 --mesh single ||
-                failed=1
+            for device in cuda cuda+cudnn; do
+                bench_rows --model "$work/llama.json" --dtype bf16 --recompute $recompute --seq $seq --steps 3 --mesh single ||
+                    failed=1
+            done
         done
     done
+    device=cuda
     while read -r line; do why "$line"; done < <(said_rates)
     return $failed
 }
@@ -361,7 +386,7 @@ part_peers() {
     python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
         not_run 'python3 has no torch that sees a GPU'
     write_model
-    for compile in --compile ''; do
+    for compile in '' --compile; do
         for recompute in none block; do
             for seq in 8192 32768; do
                 [ -z "$compile" ] && [ $recompute = block ] && continue
@@ -433,13 +458,15 @@ part_kernels() {
 
 # Ours, and cuDNN's and FlashAttention's through PyTorch.
 part_attention() {
-    local bench code=0
+    local bench name code=0
     [ $emulated = 1 ] && not_run 'an emulated GPU has no speed'
     bench=$(program bench_attention) || not_run 'bench_attention was not built'
-    limited "$bench" --device cuda || code=$?
-    cp "$work/log" "$out/attention.txt"
-    figure "{\"whose\": \"meshfold\", \"exit\": $code, \"text\": $(quoted "$(cat "$work/log")")}"
-    [ $code = 0 ] || why "$(last_line)"
+    for name in cuda cuda+cudnn; do
+        limited "$bench" --device $name || code=$?
+        cp "$work/log" "$out/attention-$name.txt"
+        figure "{\"whose\": \"meshfold\", \"device\": \"$name\", \"exit\": $code, \"text\": $(quoted "$(cat "$work/log")")}"
+        [ $code = 0 ] || why "$name: $(last_line)"
+    done
     if ! python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
         why 'torch: not run: python3 has none that sees a GPU'
     elif limited python3 "$root/bench/peers/torch_attention.py"; then

@@ -21,10 +21,12 @@
 
 typedef struct mf_device mf_device;
 
-/* "cpu"; "cuda", or "cuda:1" for the second GPU and so on; "dry" and "dry-cuda": take the workspace of the
- * CPU or of a GPU and compute nothing. threads: how many the rank computes with. Workspace comes from
- * `memory`, which must outlive the device and be of mf_device_memory_create with the same name. Several
- * devices may share it. MF_EUNSUPPORTED where the build or the machine lacks what the name says. */
+/* "cpu"; "cuda", or "cuda:1" for the second GPU and so on; "cuda+cudnn": attention of long chunks by cuDNN
+ * instead of by this library's own kernels, with gradients that may differ in their last bits from run to
+ * run; "dry" and "dry-cuda": take the workspace of the CPU or of a GPU and compute nothing. threads: how many
+ * the rank computes with. Workspace comes from `memory`, which must outlive the device and be of
+ * mf_device_memory_create with the same name. Several devices may share it. MF_EUNSUPPORTED where the build
+ * or the machine lacks what the name says. */
 mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out);
 /* Waits for what was asked of it. Accepts NULL. */
 void mf_device_destroy(mf_device *device);
@@ -49,10 +51,9 @@ mf_status mf_cuda_gpu_description(int number, char *out);
  * names come out as they are. */
 enum { MF_DEVICE_NAME = 32 };
 void mf_device_name_of_rank(const char *name, int local_rank, char *out);
+/* "dry" or "dry-cuda", which takes the workspace that the device of this name would take. */
+void mf_device_name_dry(const char *name, char *out);
 const char *mf_device_name(const mf_device *device); /* as it was created */
-/* On a GPU, attention of long chunks by cuDNN instead of by this library's own kernels: faster, but its
- * gradients may differ in their last bits from run to run. MF_EUNSUPPORTED where there is no such choice. */
-mf_status mf_device_use_cudnn(mf_device *device);
 mf_memory *mf_device_memory(mf_device *device);
 /* Floating-point operations done so far by matrix products (2mnk each) and attention (its products, of the
  * pairs that are seen). */

@@ -16,9 +16,10 @@ void mf_device_flag_add(const char **target, mf_flag_table *t, const char *name,
 static bool is_auto(const char *device) { return strcmp(device, "auto") == 0; }
 
 static mf_status refuse(const char *flag, const char *device) {
-    return MF_FAIL(MF_EINVAL,
-                   "--%s %.40s: is none of auto, cpu, cuda and, of several GPUs, cuda:0, cuda:1, ...", flag,
-                   device);
+    return MF_FAIL(
+        MF_EINVAL,
+        "--%s %.40s: is none of auto, cpu, cuda, cuda+cudnn and, of several GPUs, cuda:0, cuda:1, ...", flag,
+        device);
 }
 
 static bool is_known(const char *device) {

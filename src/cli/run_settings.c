@@ -96,7 +96,8 @@ void mf_run_settings_add_meshes(mf_run_settings *s, mf_flag_table *t, mf_words *
 static void add_ranks(mf_run_settings *s, mf_flag_table *t) {
     mf_device_flag_add(&s->device, t, "device",
                        "what computes: cpu, cuda, or cuda:1 for the second GPU; of several GPUs ranks take "
-                       "turns; auto: cuda where there is a GPU, else cpu");
+                       "turns; auto: cuda where there is a GPU, else cpu; +cudnn after a GPU's name: cuDNN "
+                       "computes attention over long chunks, whose gradients then differ from run to run");
     mf_table_add(t, MF_INT("threads", &s->threads, NULL, 1, 4096,
                            "compute threads of a rank (default: the cores divided by the ranks)"));
     mf_table_add(t, MF_SWITCH("no-borrow", &s->no_borrow,

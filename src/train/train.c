@@ -111,7 +111,7 @@ static mf_status weights(mf_run_state *r) {
 /* What a run on this device takes, a dry one takes on the device that stands for it. */
 static void name_device(const mf_world *world, const char *name, char out[MF_DEVICE_NAME]) {
     if (strcmp(mf_world_engine(world), "dry") == 0)
-        snprintf(out, MF_DEVICE_NAME, mf_device_is_gpu(name) ? "dry-cuda" : "dry");
+        mf_device_name_dry(name ? name : "cpu", out);
     else
         mf_device_name_of_rank(name ? name : "cpu", mf_world_local_rank(world), out);
 }

@@ -25,7 +25,8 @@ struct context {
     void *stack;
 };
 
-/* What a call must leave as it was is kept on the stack that is left. */
+/* What a call must leave as it was is kept on the stack that is left. A jump, for processors foresee where it goes
+ * better than a return that no call belongs to. */
 extern "C" void emulated_exchange(context *save, context *load);
 asm(R"(
     .text
@@ -47,7 +48,8 @@ emulated_exchange:
     popq %r12
     popq %rbx
     popq %rbp
-    ret
+    popq %rcx
+    jmp *%rcx
     .size emulated_exchange, . - emulated_exchange
 )");
 

@@ -33,12 +33,19 @@ struct deferred {
     bool exists;
 };
 
+struct place {
+    const char *file;
+    int line;
+    bool operator==(const place &other) const {
+        return line == other.line && (file == other.file || !strcmp(file, other.file));
+    }
+};
+
 struct thread {
     state now;
     uint3 index;
     fiber *runs_on;
-    const char *file; /* where it waits */
-    int line;
+    place at;                                  /* where it waits */
     std::vector<std::vector<deferred>> groups; /* oldest first; the last is being gathered */
 };
 
@@ -46,8 +53,7 @@ struct thread {
 struct meeting {
     unsigned mask, come;
     combine call;
-    const char *file;
-    int line;
+    place at;
     void *brought[warp];
 };
 
@@ -55,8 +61,10 @@ struct meeting {
 const launch *kernel;
 std::vector<thread> threads;
 std::vector<std::vector<meeting>> meetings; /* of each warp */
+std::vector<unsigned> living_lanes;         /* of each warp */
 int living, come_to_barrier, votes_for;
 votes last_votes;
+place barrier_place;
 thread *running;
 
 uint64_t launches, draws;
@@ -93,8 +101,7 @@ size_t number_of(const thread &t) { return (size_t)(&t - threads.data()); }
 
 void wait(state how, const char *file, int line) {
     running->now = how;
-    running->file = file;
-    running->line = line;
+    running->at = {file, line};
     fiber_yield();
 }
 
@@ -105,18 +112,11 @@ void open_barrier() {
     come_to_barrier = votes_for = 0;
 }
 
-unsigned living_lanes(size_t which_warp) {
-    unsigned lanes = 0;
-    for (size_t i = 0; i < warp && which_warp * warp + i < threads.size(); i++)
-        if (threads[which_warp * warp + i].now != state::ended) lanes |= 1u << i;
-    return lanes;
-}
-
 /* When every lane of the mask that lives has come, they go on. */
 bool conclude(size_t which_warp, size_t which) {
     std::vector<meeting> &all = meetings[which_warp];
-    meeting m = all[which];
-    if (m.come != (m.mask & living_lanes(which_warp))) return false;
+    const meeting &m = all[which];
+    if (m.come != (m.mask & living_lanes[which_warp])) return false;
     if (m.call) m.call(m.brought, m.come);
     for (size_t i = 0; i < warp; i++)
         if (m.come >> i & 1) threads[which_warp * warp + i].now = state::ready;
@@ -128,6 +128,7 @@ bool conclude(size_t which_warp, size_t which) {
 void end_thread() {
     size_t which_warp = number_of(*running) / warp;
     running->now = state::ended;
+    living_lanes[which_warp] &= ~(1u << number_of(*running) % warp);
     living--;
     if (living > 0 && come_to_barrier == living) open_barrier();
     for (size_t i = 0; i < meetings[which_warp].size();)
@@ -157,7 +158,7 @@ void go_on(thread &t) {
     for (const thread *t : one)
         if (t)
             fprintf(stderr, "emulated GPU: thread (%u, %u, %u) waits at %s:%d\n", t->index.x, t->index.y,
-                    t->index.z, t->file, t->line);
+                    t->index.z, t->at.file, t->at.line);
     die("kernel %s, block (%u, %u, %u): of %zu threads %d wait for the block, %d for their warp, and the "
         "others "
         "have ended",
@@ -167,12 +168,14 @@ void go_on(thread &t) {
 void set_threads() {
     unsigned x = kernel->block[0], y = kernel->block[1], z = kernel->block[2];
     threads.resize((size_t)x * y * z);
-    meetings.assign((threads.size() + warp - 1) / warp, {});
+    meetings.resize((threads.size() + warp - 1) / warp);
+    living_lanes.assign(meetings.size(), 0);
     for (thread &t : threads) {
         unsigned i = (unsigned)number_of(t);
         t.now = state::fresh;
         t.index = {i % x, i / x % y, i / x / y};
         t.groups.clear();
+        living_lanes[i / warp] |= 1u << i % warp;
     }
     living = (int)threads.size();
     come_to_barrier = votes_for = 0;
@@ -258,10 +261,10 @@ void *dynamic_shared() { return shared_begin(); }
 int lane() { return (int)(number_of(*running) % warp); }
 
 votes barrier(bool vote, const char *file, int line) {
-    for (const thread &t : threads)
-        if (t.now == state::at_barrier && (t.line != line || strcmp(t.file, file)))
-            die("%s waits at %s:%d for a block of which others wait at %s:%d", where(), file, line, t.file,
-                t.line);
+    if (come_to_barrier == 0) barrier_place = {file, line};
+    if (!(barrier_place == place{file, line}))
+        die("%s waits at %s:%d for a block of which others wait at %s:%d", where(), file, line,
+            barrier_place.file, barrier_place.line);
     votes_for += vote;
     running->now = state::at_barrier;
     if (++come_to_barrier == living) open_barrier();
@@ -275,10 +278,10 @@ void meet(unsigned mask, combine call, void *mine, const char *file, int line) {
     if (!(mask >> own & 1)) die("%s is not in the mask %08x at %s:%d", where(), mask, file, line);
     size_t i = 0;
     while (i < all.size() && all[i].mask != mask) i++;
-    if (i == all.size()) all.push_back({mask, 0, call, file, line, {}});
+    if (i == all.size()) all.push_back({mask, 0, call, {file, line}, {}});
     meeting &m = all[i];
-    if (m.call != call || (call && (m.line != line || strcmp(m.file, file))))
-        die("%s meets its warp at %s:%d, others are at %s:%d", where(), file, line, m.file, m.line);
+    if (m.call != call || (call && !(m.at == place{file, line})))
+        die("%s meets its warp at %s:%d, others are at %s:%d", where(), file, line, m.at.file, m.at.line);
     m.come |= 1u << own;
     m.brought[own] = mine;
     running->now = state::at_meeting;

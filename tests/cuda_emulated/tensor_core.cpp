@@ -26,13 +26,13 @@ void multiply(void *const brought[32], unsigned lanes) {
             for (int i = 0; i < 2; i++) b[pair + i * 8 + half][row] = bf16_of(p->b[i], half);
         }
     }
-    for (int lane = 0; lane < 32; lane++) {
-        const product *p = (const product *)brought[lane];
-        for (int i = 0; i < 4; i++) {
-            int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            float sum = 0;
-            for (int k = 0; k < 16; k++) sum += a[row][k] * b[k][column];
-            p->c[i] += sum;
+    for (int row = 0; row < 16; row++) {
+        float sum[8] = {0};
+        for (int k = 0; k < 16; k++)
+            for (int column = 0; column < 8; column++) sum[column] += a[row][k] * b[k][column];
+        for (int column = 0; column < 8; column++) {
+            const product *p = (const product *)brought[row % 8 * 4 + column / 2];
+            p->c[row / 8 * 2 + column % 2] += sum[column];
         }
     }
 }

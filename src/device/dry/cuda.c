@@ -1,5 +1,6 @@
 /* cuda.c: the workspace of a GPU's operations, for "dry-cuda": all but cuBLASLt's is held for one call. */
 #include "device/cuda_attention.h"
+#include "device/cuda_pieces.h"
 #include "device/cuda_workspace.h"
 #include "device/dry/dry.h"
 
@@ -26,7 +27,18 @@ static mf_status for_a_call(mf_device *device, int64_t bytes) {
     return MF_OK;
 }
 
+static mf_status by_cudnn(mf_device *device, const mf_attention_args *args, bool backward) {
+    mf_cuda_piece *pieces = NULL;
+    MF_TRY(mf_host_alloc((size_t)(2 * args->query_chunks * args->key_chunks), sizeof *pieces, &pieces));
+    int count = mf_cuda_pieces(args, pieces);
+    int64_t bytes = mf_cuda_pieces_workspace(args, backward, count, pieces) +
+                    mf_cuda_library_workspace(args, backward, count, pieces);
+    mf_host_free(pieces);
+    return for_a_call(device, bytes);
+}
+
 static mf_status attention(mf_device *device, const mf_attention_args *args, bool backward) {
+    if (device->uses_cudnn && mf_cuda_in_pieces(args)) return by_cudnn(device, args, backward);
     return for_a_call(device, mf_cuda_attention_workspace(args, backward));
 }
 
