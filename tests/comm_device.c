@@ -279,7 +279,7 @@ static mf_status a_little(mf_world *world) { return with_group(world, some_of_al
 
 static void fail_each(const char *engine, mf_fault fault) {
     bool fired = true;
-    for (int n = 1; fired; n++) {
+    for (int n = 1; fired; n += 1 + n / 10) {
         mf_fault_arm(fault, n);
         mf_status status = launch(engine, 2, a_little);
         fired = mf_fault_fired(fault);
@@ -292,7 +292,7 @@ static void fail_each(const char *engine, mf_fault fault) {
  * back. */
 static void fail_each_call(const char *engine) {
     int passed = 0;
-    for (int n = 1; passed < 3; n += 1 + n / 40) {
+    for (int n = 1; passed < 3; n += 1 + n / 10) {
         char text[16];
         snprintf(text, sizeof text, "%d", n);
         setenv("MESHFOLD_EMULATED_FAIL", text, 1);

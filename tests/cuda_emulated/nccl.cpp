@@ -198,30 +198,30 @@ ncclResult_t ask(ncclComm_t comm, std::shared_ptr<call> of, int own, const void 
     return ncclSuccess;
 }
 
-ncclResult_t ask_in_group(ncclComm_t comm, long *number, std::map<long, std::shared_ptr<call>> &calls,
-                          call wanted, int sides, int own, const void *from, void *to, cudaStream_t stream) {
+/* pair: of ranks, for a send; -1: all. Numbers count the calls of each side of it. */
+ncclResult_t ask_in_group(ncclComm_t comm, long pair, call wanted, int sides, int own, const void *from,
+                          void *to, cudaStream_t stream) {
     wanted.sides.resize(sides);
     ncclGroupStart();
     {
         std::lock_guard<std::mutex> held(emulated::lock);
-        if (comm->all->here < comm->all->ranks) emulated::die("NCCL: used before all ranks were there");
-        ask(comm, find(calls, (*number)++, wanted), own, from, to, stream);
+        clique &all = *comm->all;
+        if (all.here < all.ranks) emulated::die("NCCL: used before all ranks were there");
+        long number = pair < 0 ? comm->collectives++ : comm->sends[2 * pair + own]++;
+        ask(comm, find(pair < 0 ? all.collectives : all.sends[pair], number, wanted), own, from, to, stream);
     }
     return ncclGroupEnd();
 }
 
 ncclResult_t collective(ncclComm_t comm, call wanted, const void *from, void *to, cudaStream_t stream) {
-    return ask_in_group(comm, &comm->collectives, comm->all->collectives, wanted, comm->all->ranks,
-                        comm->rank, from, to, stream);
+    return ask_in_group(comm, -1, wanted, comm->all->ranks, comm->rank, from, to, stream);
 }
 
 /* own: 0 the sender's side, 1 the receiver's. */
 ncclResult_t point_to_point(ncclComm_t comm, int sender, int receiver, int own, size_t bytes,
                             const void *from, void *to, cudaStream_t stream) {
     long pair = (long)sender * comm->all->ranks + receiver;
-    long key = 2 * pair + own;
-    return ask_in_group(comm, &comm->sends[key], comm->all->sends[pair], {kind::send, bytes, 1, 0, false, {}},
-                        2, own, from, to, stream);
+    return ask_in_group(comm, pair, {kind::send, bytes, 1, 0, false, {}}, 2, own, from, to, stream);
 }
 
 } // namespace
