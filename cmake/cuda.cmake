@@ -2,7 +2,7 @@
 # the host's part and .cu for kernels; they call the program's own functions. What they share with the dry device (sizes
 # alone) is in both: of an archive a program has only what it uses itself.
 file(GLOB MF_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/device/cuda/*.c
-     ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cu ${CMAKE_SOURCE_DIR}/src/device/cuda_*.c)
+     ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cu ${CMAKE_SOURCE_DIR}/src/device/cuda_sizes/*.c)
 list(FILTER MF_CUDA_SOURCES EXCLUDE REGEX "/no_nccl.c$") # it stands in for nccl.c
 
 if(MESHFOLD_CUDA STREQUAL "AUTO")

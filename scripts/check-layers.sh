@@ -55,7 +55,7 @@ check_quoted() {
     elif [ "$other" != "$room" ] && [[ " ${knows[$room]} " != *" $other "* ]]; then
         breach "$file" "$line" "$room must not include $other (\"$target\")"
     fi
-    if [[ $target =~ ^device/(cpu|cuda|dry)/ && $file != src/device/* ]]; then
+    if [[ $target =~ ^device/(cpu|cuda|cuda_sizes|dry)/ && $file != src/device/* ]]; then
         breach "$file" "$line" "only src/device may include a backend (\"$target\")"
     fi
 }

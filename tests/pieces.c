@@ -1,7 +1,7 @@
 /* pieces.c: attention of chunks cut into pieces: each pair of a query and a key that it sees is in one piece,
  * once. */
 #include "support.h"
-#include "device/cuda_pieces.h"
+#include "device/cuda_sizes/pieces.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,6 @@
 /* gemm.c: matrix products by oneDNN, one primitive a shape, kept for the next call of that shape. */
 #include "device/cpu/cpu.h"
+#include "device/slots.h"
 
 #include <dnnl.h>
 #include <omp.h>
@@ -144,15 +145,8 @@ fail:
     return status;
 }
 
-static size_t slot_of(const shape *s) {
-    uint64_t hash = 0xcbf29ce484222325u, word[sizeof *s / sizeof(uint64_t)];
-    memcpy(word, s, sizeof word);
-    for (size_t i = 0; i < sizeof word / sizeof *word; i++) hash = (hash ^ word[i]) * 0x100000001b3u;
-    return (size_t)((hash ^ hash >> 32) % SLOTS);
-}
-
 static mf_status product_find(mf_cpu_gemms *g, const shape *s, product **out) {
-    size_t i = slot_of(s);
+    size_t i = mf_slot_of(s, sizeof *s, SLOTS);
     for (; g->slot[i].used; i = (i + 1) % SLOTS) {
         if (memcmp(&g->slot[i].key, s, sizeof *s) == 0) {
             *out = &g->slot[i];
@@ -161,7 +155,7 @@ static mf_status product_find(mf_cpu_gemms *g, const shape *s, product **out) {
     }
     if (g->held == HELD_MAX) {
         drop_all(g);
-        i = slot_of(s);
+        i = mf_slot_of(s, sizeof *s, SLOTS);
     }
     MF_TRY(product_make(g, s, &g->slot[i]));
     g->held++;

@@ -3,8 +3,8 @@
 #ifndef MF_DEVICE_CUDA_ATTENTION_CUH
 #define MF_DEVICE_CUDA_ATTENTION_CUH
 
-#include "device/cuda/launch.cuh"
-#include "device/cuda_attention.h"
+#include "device/cuda/element.cuh"
+#include "device/cuda_sizes/attention.h"
 
 enum { KEY_TILE = MF_ATTENTION_KEY_TILE };
 #define ATTENTION_LOG2E 1.44269504f

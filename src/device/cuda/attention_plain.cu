@@ -25,9 +25,6 @@ struct plain_results {
 static __device__ __forceinline__ int thread_row(void) { return (int)threadIdx.x / STRIDE; }
 static __device__ __forceinline__ int thread_column(void) { return (int)threadIdx.x % STRIDE; }
 
-static __device__ __forceinline__ float value_of(float value) { return value; }
-static __device__ __forceinline__ float value_of(mf_bf16 value) { return __bfloat162float(value); }
-
 /* Rows of one of the call's matrices: element at(row) begins row `row`, of those that there are. */
 template <typename T, typename At> struct matrix {
     const T *data;
@@ -35,7 +32,7 @@ template <typename T, typename At> struct matrix {
     At at;
 
     __device__ __forceinline__ float operator()(int row, int column) const {
-        return row < rows && column < columns ? value_of(data[at(row) + column]) : 0;
+        return row < rows && column < columns ? mf_as_f32(data[at(row) + column]) : 0;
     }
 };
 

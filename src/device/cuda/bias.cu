@@ -2,26 +2,26 @@
 #include "device/cuda/rows.cuh"
 
 template <typename T, int V> MF_ROW_KERNEL add_bias(mf_bias_args a) {
-    MF_FOR_ROWS(row, a.rows) {
+    MF_FOR_BLOCK_ROWS(row, a.rows) {
         T *x = (T *)a.x + row * a.ld;
         mf_each_pack<V>(row < a.rows ? a.width : 0, [&](int64_t at, int) {
             float v[V], b[V];
-            mf_load(x + at, v);
-            mf_load(a.bias + at, b);
+            mf_load<V>(x + at, v);
+            mf_load<V>(a.bias + at, b);
 #pragma unroll
             for (int j = 0; j < V; j++) v[j] += b[j];
-            mf_store(x + at, v);
+            mf_store<V>(v, x + at);
         });
     }
 }
 
 template <typename T, int V> MF_ROW_KERNEL sum_columns(mf_bias_args a, float *parts) {
     mf_sums<V> sums = mf_sums_begin<V>(parts + blockIdx.x * a.width, a.width);
-    MF_FOR_ROWS(row, a.rows) {
+    MF_FOR_BLOCK_ROWS(row, a.rows) {
         const T *d = (const T *)a.d + row * a.ld;
         mf_each_pack<V>(row < a.rows ? a.width : 0, [&](int64_t at, int k) {
             float v[V];
-            mf_load(d + at, v);
+            mf_load<V>(d + at, v);
             mf_sums_add(sums, at, k, v);
         });
     }

@@ -1,6 +1,6 @@
 /* cuda.c: a GPU's operations table, and what the program's library finds it by. */
 #include "device/cuda/library.h"
-#include "device/cuda_pieces.h"
+#include "device/cuda_sizes/pieces.h"
 
 #include <stdlib.h>
 #include <string.h>

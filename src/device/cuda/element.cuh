@@ -73,7 +73,7 @@ static __device__ inline void mf_unpack(unsigned word, float *to) {
     to[0] = __uint_as_float(word << 16);
     to[1] = __uint_as_float(word & 0xffff0000u);
 }
-static __device__ inline unsigned mf_packed(const float *from) {
+static __device__ inline unsigned mf_word_of(const float *from) {
     return mf_bf16_bits(from[0]) | (unsigned)mf_bf16_bits(from[1]) << 16;
 }
 
@@ -100,12 +100,12 @@ template <int N> static __device__ inline void mf_store(const float *from, mf_bf
 #pragma unroll
         for (int i = 0; i < N; i += 8)
             __stwb(reinterpret_cast<uint4 *>(to + i),
-                   make_uint4(mf_packed(from + i), mf_packed(from + i + 2), mf_packed(from + i + 4),
-                              mf_packed(from + i + 6)));
+                   make_uint4(mf_word_of(from + i), mf_word_of(from + i + 2), mf_word_of(from + i + 4),
+                              mf_word_of(from + i + 6)));
     } else if constexpr (N == 4) {
-        __stwb(reinterpret_cast<uint2 *>(to), make_uint2(mf_packed(from), mf_packed(from + 2)));
+        __stwb(reinterpret_cast<uint2 *>(to), make_uint2(mf_word_of(from), mf_word_of(from + 2)));
     } else if constexpr (N == 2) {
-        *reinterpret_cast<unsigned *>(to) = mf_packed(from);
+        *reinterpret_cast<unsigned *>(to) = mf_word_of(from);
     } else {
         *to = mf_as<mf_bf16>(*from);
     }

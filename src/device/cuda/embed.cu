@@ -1,14 +1,16 @@
 /* embed.cu: rows of a table by their ids, and the table's gradient, in the order of the tokens. */
 #include "device/cuda/rows.cuh"
 
+/* What is copied as it lies. */
+template <typename T, int V> struct alignas(sizeof(T) * V) bits { T at[V]; };
+
 template <typename T, int V> MF_ROW_KERNEL take_rows(mf_embed_args a) {
-    MF_FOR_ROWS(i, a.n) {
+    MF_FOR_BLOCK_ROWS(i, a.n) {
         int64_t row = i < a.n ? a.ids[i] - a.first : -1;
         const T *from = (const T *)a.table + row * a.h;
         T *to = (T *)a.out + i * a.h;
         mf_each_pack<V>(row >= 0 && row < a.rows ? a.h : 0, [&](int64_t at, int) {
-            using pack = mf_pack<T, V>;
-            *reinterpret_cast<pack *>(to + at) = *reinterpret_cast<const pack *>(from + at);
+            *reinterpret_cast<bits<T, V> *>(to + at) = *reinterpret_cast<const bits<T, V> *>(from + at);
         });
     }
 }
@@ -67,19 +69,19 @@ static __device__ inline void add_tokens(const mf_embed_args &a, const int32_t *
     float sum[V] = {}, x[V] = {};
     float *to = a.d_table + row * a.h + column;
     int in_row = MF_WARP;
-    if (column < a.h) mf_load(to, sum);
+    if (column < a.h) mf_load<V>(to, sum);
     for (; in_row == MF_WARP; at += MF_WARP) {
         int32_t token = at + threadIdx.x < a.n ? order[at + threadIdx.x] : -1;
         in_row = __popc(__ballot_sync(0xffffffffu, token >= 0 && row_of(a, token) == row));
 #pragma unroll 8
         for (int k = 0; k < in_row; k++) {
             int64_t from = __shfl_sync(0xffffffffu, token, k) * a.h + column;
-            if (column < a.h) mf_load((const D *)a.d_out + from, x);
+            if (column < a.h) mf_load<V>((const D *)a.d_out + from, x);
 #pragma unroll
             for (int j = 0; j < V; j++) sum[j] += x[j];
         }
     }
-    if (column < a.h) mf_store(to, sum);
+    if (column < a.h) mf_store<V>(sum, to);
 }
 
 /* A warp a place of the order: it works where a row's tokens begin. blockIdx.y: of columns, a warp's packs at

@@ -7,54 +7,54 @@ static __device__ inline const float *gate_of(const mf_gate_args &a, int64_t row
 
 /* An element is read and written by one thread: out may be in. */
 template <typename T, int V> MF_ROW_KERNEL scale_rows(mf_gate_args a) {
-    MF_FOR_ROWS(row, a.n) {
+    MF_FOR_BLOCK_ROWS(row, a.n) {
         const float *gate = gate_of(a, row);
         const T *in = (const T *)a.in + row * a.h;
         T *out = (T *)a.out + row * a.h;
         mf_each_pack<V>(row < a.n ? a.h : 0, [&](int64_t at, int) {
             float v[V], g[V];
-            mf_load(in + at, v);
-            mf_load(gate + at, g);
+            mf_load<V>(in + at, v);
+            mf_load<V>(gate + at, g);
 #pragma unroll
             for (int j = 0; j < V; j++) v[j] *= g[j];
-            mf_store(out + at, v);
+            mf_store<V>(v, out + at);
         });
     }
 }
 
 template <typename T, int V> MF_ROW_KERNEL add_rows(mf_gate_args a) {
-    MF_FOR_ROWS(row, a.n) {
+    MF_FOR_BLOCK_ROWS(row, a.n) {
         const float *gate = gate_of(a, row), *delta = a.delta + row * a.h;
         const T *in = (const T *)a.in + row * a.h;
         T *out = (T *)a.out + row * a.h;
         mf_each_pack<V>(row < a.n ? a.h : 0, [&](int64_t at, int) {
             float v[V], g[V], d[V];
-            mf_load(in + at, v);
-            mf_load(gate + at, g);
-            mf_load(delta + at, d);
+            mf_load<V>(in + at, v);
+            mf_load<V>(gate + at, g);
+            mf_load<V>(delta + at, d);
 #pragma unroll
             for (int j = 0; j < V; j++) v[j] += g[j] * d[j];
-            mf_store(out + at, v);
+            mf_store<V>(v, out + at);
         });
     }
 }
 
 template <typename T, int V> MF_ROW_KERNEL grads_of_rows(mf_gate_grads_args a) {
-    MF_FOR_ROWS(row, a.rows) {
+    MF_FOR_BLOCK_ROWS(row, a.rows) {
         const float *g = a.g + row * a.g_ld;
         const T *w = (const T *)a.w + row * a.w_ld;
         float *dw = a.dw + row * a.dw_ld, gate = row < a.rows ? a.gate[row] : 0, sum = 0;
         mf_each_pack<V>(row < a.rows ? a.cols : 0, [&](int64_t at, int) {
             float x[V], y[V], d[V];
-            mf_load(g + at, x);
-            mf_load(w + at, y);
-            mf_load(dw + at, d);
+            mf_load<V>(g + at, x);
+            mf_load<V>(w + at, y);
+            mf_load<V>(dw + at, d);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 sum += y[j] * x[j];
                 d[j] += gate * x[j];
             }
-            mf_store(dw + at, d);
+            mf_store<V>(d, dw + at);
         });
         sum = mf_row_sum(sum);
         if (threadIdx.x == 0 && row < a.rows) a.dgate[row] += sum;

@@ -2,7 +2,8 @@
  * knows matrices by columns: what lies here by rows is there the transpose, so c = a b is asked for as the
  * transpose of c = (that of b) (that of a), and nothing is moved. */
 #include "device/cuda/cuda.h"
-#include "device/cuda_workspace.h"
+#include "device/cuda_sizes/workspace.h"
+#include "device/slots.h"
 
 #include <cublasLt.h>
 #include <string.h>
@@ -145,16 +146,9 @@ static void drop_all(mf_cuda_gemms *g) {
     g->held = 0;
 }
 
-static size_t slot_of(const shape *s) {
-    uint64_t hash = 0xcbf29ce484222325u, word[sizeof *s / sizeof(uint64_t)];
-    memcpy(word, s, sizeof word);
-    for (size_t i = 0; i < sizeof word / sizeof *word; i++) hash = (hash ^ word[i]) * 0x100000001b3u;
-    return (size_t)((hash ^ hash >> 32) % SLOTS);
-}
-
 static mf_status plan_find(mf_cuda_gemms *g, const shape *s, plan **out) {
     if (g->held == HELD_MAX) drop_all(g);
-    size_t i = slot_of(s);
+    size_t i = mf_slot_of(s, sizeof *s, SLOTS);
     while (g->slot[i].used && memcmp(&g->slot[i].key, s, sizeof *s) != 0) i = (i + 1) % SLOTS;
     *out = &g->slot[i];
     if ((*out)->used) return MF_OK;

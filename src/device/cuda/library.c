@@ -2,7 +2,7 @@
 #include "device/cuda/library.h"
 
 #include "device/cuda/cudnn_attention.h"
-#include "device/cuda_pieces.h"
+#include "device/cuda_sizes/pieces.h"
 
 #include <float.h>
 #include <string.h>

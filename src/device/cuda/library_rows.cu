@@ -75,12 +75,10 @@ mf_status mf_cuda_sum_begin(mf_device *device, const mf_attention_args *a, float
 
 mf_status mf_cuda_sum_merge(mf_device *device, const mf_attention_args *a, const mf_cuda_part *part,
                             float *sum, int64_t sum_ld) {
-    MF_TRY(mf_cuda_launch(device, "attention: merge", merge_rows, grid_of(part->rows, a->batch), MF_BLOCK, 0,
-                          rows_of(a, sum, sum_ld), *part));
-    return MF_OK;
+    return mf_cuda_launch(device, "attention: merge", merge_rows, grid_of(part->rows, a->batch), MF_BLOCK, 0,
+                          rows_of(a, sum, sum_ld), *part);
 }
 
 mf_status mf_cuda_add_bf16(mf_device *device, const mf_cuda_add_args *a) {
-    MF_TRY(mf_cuda_launch(device, "attention: add", add_rows, grid_of(a->rows, a->batch), MF_BLOCK, 0, *a));
-    return MF_OK;
+    return mf_cuda_launch(device, "attention: add", add_rows, grid_of(a->rows, a->batch), MF_BLOCK, 0, *a);
 }

@@ -48,12 +48,12 @@ static __device__ inline void update_state(const mf_xent_args &a, int64_t t, col
 }
 
 template <typename T, int V> MF_ROW_KERNEL update_rows(mf_xent_args a) {
-    MF_FOR_ROWS(t, a.n) {
+    MF_FOR_BLOCK_ROWS(t, a.n) {
         columns seen = {-INFINITY, 0};
         const float *row = a.logits + t * a.width;
         mf_each_pack<V>(t < a.n ? a.width : 0, [&](int64_t at, int) {
             float x[V];
-            mf_load(row + at, x);
+            mf_load<V>(row + at, x);
             seen = with(seen, x);
         });
         float maximum = mf_row_join(seen.maximum, -INFINITY, [](float x, float y) { return larger(x, y); });
@@ -114,7 +114,7 @@ template <int V> static __device__ inline void follow(slope s, int64_t at, float
 
 /* A masked row may hold anything: it becomes 0 without being read. */
 template <typename T, int V> MF_ROW_KERNEL grad_rows(mf_xent_args a) {
-    MF_FOR_ROWS(t, a.n) {
+    MF_FOR_BLOCK_ROWS(t, a.n) {
         if (t >= a.n) break;
         const float *from = a.logits + t * a.width;
         T *to = (T *)a.d_logits + t * a.width;
@@ -123,10 +123,10 @@ template <typename T, int V> MF_ROW_KERNEL grad_rows(mf_xent_args a) {
         mf_each_pack<V>(a.width, [&](int64_t at, int) {
             float x[V] = {};
             if (!masked) {
-                mf_load(from + at, x);
+                mf_load<V>(from + at, x);
                 follow(s, at, x);
             }
-            mf_store(to + at, x);
+            mf_store<V>(x, to + at);
         });
     }
 }

@@ -5,14 +5,14 @@
 /* Rows of these are heads: number u is head u % heads of row u / heads. */
 template <typename T, int V> MF_ROW_KERNEL dot_heads(mf_attention_args a, float *delta) {
     int64_t n = a.batch * a.tokens * a.heads;
-    MF_FOR_ROWS(u, n) {
+    MF_FOR_BLOCK_ROWS(u, n) {
         int64_t row = u / a.heads, head = u % a.heads * a.head_dim;
         const T *o = (const T *)a.o + row * a.o_ld + head, *d_o = (const T *)a.d_o + row * a.do_ld + head;
         float sum = 0;
         mf_each_pack<V>(u < n ? a.head_dim : 0, [&](int64_t at, int) {
             float x[V], y[V];
-            mf_load(o + at, x);
-            mf_load(d_o + at, y);
+            mf_load<V>(o + at, x);
+            mf_load<V>(d_o + at, y);
 #pragma unroll
             for (int j = 0; j < V; j++) sum += x[j] * y[j];
         });
@@ -44,25 +44,25 @@ template <typename T, int V>
 static __device__ inline void mix(const mf_attention_merge_args &a, const place &p, int64_t at, T *o) {
     float sum[V] = {}, weights = p.held, v[V];
     if (p.held > 0) {
-        mf_load(o + at, sum);
+        mf_load<V>(o + at, sum);
         for (int j = 0; j < V; j++) sum[j] *= p.held;
     }
     for (int i = 0; i < a.parts; i++) {
         float weight = expf(p.lse[i * p.part] - p.top);
         weights += weight;
         if (!(weight > 0)) continue;
-        mf_load(p.value + i * p.part + at, v);
+        mf_load<V>(p.value + i * p.part + at, v);
 #pragma unroll
         for (int j = 0; j < V; j++) sum[j] += weight * v[j];
     }
 #pragma unroll
     for (int j = 0; j < V; j++) sum[j] *= 1 / weights;
-    mf_store(o + at, sum);
+    mf_store<V>(sum, o + at);
 }
 
 template <typename T, int V> MF_ROW_KERNEL merge_heads(mf_attention_merge_args a) {
     int64_t n = a.rows * a.heads;
-    MF_FOR_ROWS(u, n) {
+    MF_FOR_BLOCK_ROWS(u, n) {
         if (u >= n) break;
         int64_t row = u / a.heads, head = u % a.heads;
         T *o = (T *)a.o + row * a.o_ld + head * a.head_dim;
@@ -70,7 +70,7 @@ template <typename T, int V> MF_ROW_KERNEL merge_heads(mf_attention_merge_args a
         mf_each_pack<V>(a.head_dim, [&](int64_t at, int) {
             float none[V] = {};
             if (p.top == -INFINITY)
-                mf_store(o + at, none);
+                mf_store<V>(none, o + at);
             else
                 mix<T, V>(a, p, at, o);
         });

@@ -32,7 +32,7 @@ static __device__ inline int64_t vector_of(const mf_modulate_args &a, int64_t ro
 }
 
 template <typename T, int V> MF_ROW_KERNEL modulate_forward(mf_modulate_args a) {
-    MF_FOR_ROWS(row, a.n) {
+    MF_FOR_BLOCK_ROWS(row, a.n) {
         int64_t width = row < a.n ? a.h : 0;
         const float *shift = a.shift + vector_of(a, row), *scale = a.scale + vector_of(a, row);
         mf_row<T, V> x = mf_row_hold<T, V>((const T *)a.x + row * a.h, width);
@@ -41,11 +41,11 @@ template <typename T, int V> MF_ROW_KERNEL modulate_forward(mf_modulate_args a) 
         mf_each_pack<V>(width, [&](int64_t at, int k) {
             float v[V], s[V], b[V];
             mf_row_get(x, at, k, v);
-            mf_load(scale + at, s);
-            mf_load(shift + at, b);
+            mf_load<V>(scale + at, s);
+            mf_load<V>(shift + at, b);
 #pragma unroll
             for (int j = 0; j < V; j++) v[j] = (v[j] - m.mean) * m.r * (1.0f + s[j]) + b[j];
-            mf_store(y + at, v);
+            mf_store<V>(v, y + at);
         });
     }
 }
@@ -63,7 +63,7 @@ static __device__ inline slopes slopes_of(const mf_row<T, V> &x, const mf_row<fl
         float v[V], d[V], s[V];
         mf_row_get(x, at, k, v);
         mf_row_get(dy, at, k, d);
-        mf_load(scale + at, s);
+        mf_load<V>(scale + at, s);
 #pragma unroll
         for (int j = 0; j < V; j++) {
             float e = d[j] * (1.0f + s[j]);
@@ -88,15 +88,15 @@ static __device__ inline void backward_row(const mf_modulate_args &a, int64_t ro
         float v[V], d[V], w[V], dx[V];
         mf_row_get(x, at, k, v);
         mf_row_get(dy, at, k, d);
-        mf_load(scale + at, w);
-        mf_load(to + at, dx);
+        mf_load<V>(scale + at, w);
+        mf_load<V>(to + at, dx);
 #pragma unroll
         for (int j = 0; j < V; j++) {
             v[j] = (v[j] - m.mean) * m.r;
             dx[j] += m.r * (d[j] * (1.0f + w[j]) - s.mean - v[j] * s.along);
             v[j] *= d[j];
         }
-        mf_store(to + at, dx);
+        mf_store<V>(dx, to + at);
         if (dscale.part) mf_sums_add(dscale, at, k, v);
         if (dshift.part) mf_sums_add(dshift, at, k, d);
     });

@@ -23,10 +23,10 @@ static __device__ inline void norm_row(const T *x, int64_t width, int64_t h, flo
     mf_each_pack<V>(width, [&](int64_t at, int k) {
         float v[V], w[V];
         mf_row_get(row, at, k, v);
-        mf_load(weight + at, w);
+        mf_load<V>(weight + at, w);
 #pragma unroll
         for (int j = 0; j < V; j++) v[j] *= r * w[j];
-        mf_store(y + at, v);
+        mf_store<V>(v, y + at);
     });
 }
 
@@ -43,7 +43,7 @@ static __device__ inline slope slope_of(const mf_row<T, V> &x, const mf_row<D, V
         float v[V], d[V], w[V];
         mf_row_get(x, at, k, v);
         mf_row_get(dy, at, k, d);
-        mf_load(weight + at, w);
+        mf_load<V>(weight + at, w);
 #pragma unroll
         for (int j = 0; j < V; j++) dot += w[j] * d[j] * v[j];
     });
@@ -53,12 +53,12 @@ static __device__ inline slope slope_of(const mf_row<T, V> &x, const mf_row<D, V
 
 template <typename T, int V>
 MF_ROW_KERNEL rms_forward(int64_t n, int64_t h, float eps, const T *x, const float *weight, T *y) {
-    MF_FOR_ROWS(t, n) norm_row<T, V>(x + t * h, t < n ? h : 0, h, eps, weight, y + t * h);
+    MF_FOR_BLOCK_ROWS(t, n) norm_row<T, V>(x + t * h, t < n ? h : 0, h, eps, weight, y + t * h);
 }
 
 template <typename T, int V> MF_ROW_KERNEL rms_backward(mf_rmsnorm_grad a, float *parts) {
     mf_sums<V> dweight = mf_sums_begin<V>(parts + blockIdx.x * a.h, a.h);
-    MF_FOR_ROWS(t, a.n) {
+    MF_FOR_BLOCK_ROWS(t, a.n) {
         int64_t width = t < a.n ? a.h : 0;
         mf_row<T, V> x = mf_row_hold<T, V>((const T *)a.x + t * a.h, width);
         mf_row<float, V> dy = mf_row_hold<float, V>(a.dy + t * a.h, width);
@@ -68,14 +68,14 @@ template <typename T, int V> MF_ROW_KERNEL rms_backward(mf_rmsnorm_grad a, float
             float v[V], d[V], w[V], dx[V];
             mf_row_get(x, at, k, v);
             mf_row_get(dy, at, k, d);
-            mf_load(a.weight + at, w);
-            mf_load(to + at, dx);
+            mf_load<V>(a.weight + at, w);
+            mf_load<V>(to + at, dx);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 dx[j] += s.r * w[j] * d[j] - s.along * v[j];
                 d[j] *= v[j] * s.r;
             }
-            mf_store(to + at, dx);
+            mf_store<V>(dx, to + at);
             mf_sums_add(dweight, at, k, d);
         });
     }
@@ -89,7 +89,7 @@ static __device__ inline int64_t head_place(const mf_headnorm_args &a, int64_t u
 
 template <typename T, int V> MF_ROW_KERNEL head_forward(mf_headnorm_args a) {
     int64_t n = a.rows * a.heads, h = a.head_dim;
-    MF_FOR_ROWS(u, n) {
+    MF_FOR_BLOCK_ROWS(u, n) {
         T *x = (T *)a.x + head_place(a, u, a.ld);
         norm_row<T, V>(x, u < n ? h : 0, h, a.eps, a.weight, x);
     }
@@ -98,7 +98,7 @@ template <typename T, int V> MF_ROW_KERNEL head_forward(mf_headnorm_args a) {
 template <typename T, int V> MF_ROW_KERNEL head_backward(mf_headnorm_args a, float *parts) {
     int64_t n = a.rows * a.heads, h = a.head_dim;
     mf_sums<V> dweight = mf_sums_begin<V>(parts + blockIdx.x * h, h);
-    MF_FOR_ROWS(u, n) {
+    MF_FOR_BLOCK_ROWS(u, n) {
         int64_t width = u < n ? h : 0;
         T *to = (T *)a.d + head_place(a, u, a.d_ld);
         mf_row<T, V> x = mf_row_hold<T, V>((const T *)a.x + head_place(a, u, a.ld), width);
@@ -108,13 +108,13 @@ template <typename T, int V> MF_ROW_KERNEL head_backward(mf_headnorm_args a, flo
             float v[V], d[V], w[V], dx[V];
             mf_row_get(x, at, k, v);
             mf_row_get(dy, at, k, d);
-            mf_load(a.weight + at, w);
+            mf_load<V>(a.weight + at, w);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 dx[j] = s.r * w[j] * d[j] - s.along * v[j];
                 d[j] *= v[j] * s.r;
             }
-            mf_store(to + at, dx);
+            mf_store<V>(dx, to + at);
             mf_sums_add(dweight, at, k, d);
         });
     }

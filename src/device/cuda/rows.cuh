@@ -1,8 +1,8 @@
-/* rows.cuh: kernels that work row by row: which threads share a row, packs of elements that are read at once,
- * values kept in registers from one pass over a row to the next, sums along rows and sums over rows.
+/* rows.cuh: kernels that work row by row: which threads share a row, values kept in registers from one pass
+ * over a row to the next, sums along rows and sums over rows.
  *
  *     template <typename T, int V> static __global__ void scale_by_length(int64_t n, int64_t h, T *x) {
- *         MF_FOR_ROWS(t, n) {
+ *         MF_FOR_BLOCK_ROWS(t, n) {
  *             int64_t width = t < n ? h : 0;
  *             mf_row<T, V> row = mf_row_hold<T, V>(x + t * h, width);
  *             float squares = 0;
@@ -18,8 +18,8 @@
 #ifndef MF_DEVICE_CUDA_ROWS_CUH
 #define MF_DEVICE_CUDA_ROWS_CUH
 
-#include "device/cuda/launch.cuh"
-#include "device/cuda_workspace.h"
+#include "device/cuda/element.cuh"
+#include "device/cuda_sizes/workspace.h"
 
 /* Elements of a row that a thread keeps, and threads that share a row at most. Of a wider row the rest is
  * read again in each pass. */
@@ -41,34 +41,13 @@ static inline dim3 mf_row_grid(int64_t rows, dim3 block) {
 
 /* row goes over the rows of this thread. All threads of a block make the same turns, so that they meet in
  * sums: in the last one `row` may be n or more. */
-#define MF_FOR_ROWS(row, n)                                                                                  \
+#define MF_FOR_BLOCK_ROWS(row, n)                                                                            \
     for (int64_t first_ = (int64_t)blockIdx.x * blockDim.y, step_ = (int64_t)gridDim.x * blockDim.y,         \
                  row = first_ + threadIdx.y;                                                                 \
          first_ < (n); first_ += step_, row += step_)
 
-/* Packs: V elements, 16 bytes of the compute type, or one. */
-
-template <typename T, int V> struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) mf_pack { T at[V]; };
-
-static __device__ inline float mf_widened(float x) { return x; }
-static __device__ inline float mf_widened(mf_bf16 x) { return __bfloat162float(x); }
-static __device__ inline void mf_narrow(float x, float *to) { *to = x; }
-static __device__ inline void mf_narrow(float x, mf_bf16 *to) { *to = __float2bfloat16(x); }
-
-template <typename T, int V> static __device__ inline void mf_load(const T *from, float (&to)[V]) {
-    mf_pack<T, V> pack = *reinterpret_cast<const mf_pack<T, V> *>(from);
-#pragma unroll
-    for (int j = 0; j < V; j++) to[j] = mf_widened(pack.at[j]);
-}
-
-template <typename T, int V> static __device__ inline void mf_store(T *to, const float (&from)[V]) {
-    mf_pack<T, V> pack;
-#pragma unroll
-    for (int j = 0; j < V; j++) mf_narrow(from[j], &pack.at[j]);
-    *reinterpret_cast<mf_pack<T, V> *>(to) = pack;
-}
-
-/* Whether whole packs of 16 bytes make up rows of `width`. places: pointers and, in bytes, row distances. */
+/* Packs are of V elements: 16 bytes of the compute type, or one. Whether whole ones make up rows of `width`.
+ * places: pointers and, in bytes, row distances. */
 template <typename... Places> static inline bool mf_packed(mf_dtype type, int64_t width, Places... places) {
     return width % (int64_t)(16 / mf_dtype_bytes(type)) == 0 && (((uintptr_t)places) | ...) % 16 == 0;
 }
@@ -100,7 +79,7 @@ template <typename T, int V> static __device__ inline mf_row<T, V> mf_row_hold(c
     int64_t at = (int64_t)threadIdx.x * V, step = (int64_t)blockDim.x * V;
 #pragma unroll
     for (int k = 0; k < MF_HELD / V; k++, at += step)
-        if (at < width) mf_load(data + at, row.held[k]);
+        if (at < width) mf_load<V>(data + at, row.held[k]);
     return row;
 }
 
@@ -110,7 +89,7 @@ static __device__ inline void mf_row_get(const mf_row<T, V> &row, int64_t at, in
 #pragma unroll
         for (int j = 0; j < V; j++) out[j] = row.held[k][j];
     } else {
-        mf_load(row.data + at, out);
+        mf_load<V>(row.data + at, out);
     }
 }
 
@@ -156,10 +135,10 @@ static __device__ inline void mf_sums_add(mf_sums<V> &sums, int64_t at, int k, c
         for (int j = 0; j < V; j++) sums.held[k][j] += x[j];
     } else {
         float sum[V];
-        mf_load(sums.part + at, sum);
+        mf_load<V>(sums.part + at, sum);
 #pragma unroll
         for (int j = 0; j < V; j++) sum[j] += x[j];
-        mf_store(sums.part + at, sum);
+        mf_store<V>(sum, sums.part + at);
     }
 }
 
@@ -183,7 +162,7 @@ template <int V> static __device__ inline void mf_sums_end(mf_sums<V> &sums, int
 #pragma unroll
     for (int k = 0; k < MF_HELD / V; k++, at += step) {
         if (blockDim.y > 1) mf_block_rows_sum(sums.held[k]);
-        if (threadIdx.y == 0 && at < width) mf_store(sums.part + at, sums.held[k]);
+        if (threadIdx.y == 0 && at < width) mf_store<V>(sums.held[k], sums.part + at);
     }
 }
 

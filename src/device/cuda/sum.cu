@@ -6,22 +6,22 @@
 template <typename T, int V>
 static __device__ inline void load_some(const T *from, int64_t at, int64_t n, bool packed, float (&to)[V]) {
     if (packed && at + V <= n) {
-        mf_load(from + at, to);
+        mf_load<V>(from + at, to);
         return;
     }
 #pragma unroll
-    for (int j = 0; j < V; j++) to[j] = at + j < n ? mf_widened(from[at + j]) : 0;
+    for (int j = 0; j < V; j++) to[j] = at + j < n ? mf_as_f32(from[at + j]) : 0;
 }
 
 template <typename T, int V>
 static __device__ inline void store_some(T *to, int64_t at, int64_t n, bool packed, const float (&from)[V]) {
     if (packed && at + V <= n) {
-        mf_store(to + at, from);
+        mf_store<V>(from, to + at);
         return;
     }
 #pragma unroll
     for (int j = 0; j < V; j++)
-        if (at + j < n) mf_narrow(from[j], &to[at + j]);
+        if (at + j < n) to[at + j] = mf_as<T>(from[j]);
 }
 
 /* Terms to places. */
@@ -59,18 +59,17 @@ static sum_lists lists_of(const mf_sum_args *args) {
     return lists;
 }
 
-template <typename T, int V>
-static mf_status launch_terms(mf_device *device, cudaStream_t stream, const sum_lists *lists) {
-    return mf_cuda_launch_in(device, stream, "sum_terms", sum_terms<T, V>,
-                             mf_cuda_grid(mf_ceil_div(lists->n, V)), MF_BLOCK, 0, *lists);
+template <typename T, int V> static mf_status launch_terms(cudaStream_t stream, const sum_lists *lists) {
+    return mf_cuda_launch_in(stream, "sum_terms", sum_terms<T, V>, mf_cuda_grid(mf_ceil_div(lists->n, V)),
+                             MF_BLOCK, 0, *lists);
 }
 
 mf_status mf_cuda_sum(mf_device *device, mf_queue queue, const mf_sum_args *args) {
     mf_cuda_place *place = mf_cuda_of(device)->place;
     sum_lists lists = lists_of(args);
     MF_TRY(MF_CUDA(cudaSetDevice, place->number));
-    return args->type == MF_F32 ? launch_terms<float, 4>(device, place->queue[queue], &lists)
-                                : launch_terms<mf_bf16, 8>(device, place->queue[queue], &lists);
+    return args->type == MF_F32 ? launch_terms<float, 4>(place->queue[queue], &lists)
+                                : launch_terms<mf_bf16, 8>(place->queue[queue], &lists);
 }
 
 /* Totals. */

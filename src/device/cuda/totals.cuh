@@ -3,7 +3,7 @@
 #define MF_DEVICE_CUDA_TOTALS_CUH
 
 #include "device/cuda/launch.cuh"
-#include "device/cuda_workspace.h"
+#include "device/cuda_sizes/workspace.h"
 
 /* Over a block of MF_BLOCK threads, to the first of them. */
 static __device__ inline double mf_block_total(double x) {

@@ -1,7 +1,7 @@
 /* cuda.c: the workspace of a GPU's operations, for "dry-cuda": all but cuBLASLt's is held for one call. */
-#include "device/cuda_attention.h"
-#include "device/cuda_pieces.h"
-#include "device/cuda_workspace.h"
+#include "device/cuda_sizes/attention.h"
+#include "device/cuda_sizes/pieces.h"
+#include "device/cuda_sizes/workspace.h"
 #include "device/dry/dry.h"
 
 static mf_status take(mf_device *device, int64_t bytes, mf_buffer *out) {

@@ -1,5 +1,5 @@
-/* cuda_attention.c: see cuda_attention.h. */
-#include "device/cuda_attention.h"
+/* attention.c: see attention.h. */
+#include "device/cuda_sizes/attention.h"
 
 /* TILED_HEAD: the largest head that tensor cores' kernels hold. LARGE_HEAD: above, a tile has half the rows.
  * ENOUGH_TILES: two for each multiprocessor of an H200, about. SPLIT_TILES: key tiles that a part has at

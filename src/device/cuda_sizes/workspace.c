@@ -1,6 +1,6 @@
-/* cuda_workspace.c: sizes of the GPU's workspace. They depend on an operation's sizes alone, never on the
+/* workspace.c: sizes of the GPU's workspace. They depend on an operation's sizes alone, never on the
  * GPU: so do the orders of sums, and with them the results. */
-#include "device/cuda_workspace.h"
+#include "device/cuda_sizes/workspace.h"
 
 /* A thousand blocks fill a GPU; fewer than 16 rows each would write as much as they read. */
 enum { PART_ROWS = 16, PARTS_MOST = 1024 };

@@ -1,7 +1,7 @@
-/* cuda_pieces.h: attention of chunks as pieces, each a run of queries over a run of keys that all of them
+/* pieces.h: attention of chunks as pieces, each a run of queries over a run of keys that all of them
  * see, or of which the i-th sees the first i + 1: what a library's attention computes. */
-#ifndef MF_DEVICE_CUDA_PIECES_H
-#define MF_DEVICE_CUDA_PIECES_H
+#ifndef MF_DEVICE_CUDA_SIZES_PIECES_H
+#define MF_DEVICE_CUDA_SIZES_PIECES_H
 
 #include "meshfold/device.h"
 

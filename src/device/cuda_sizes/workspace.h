@@ -1,7 +1,7 @@
-/* cuda_workspace.h: how much workspace a GPU's operations take, in bytes, by their sizes alone: for those
+/* workspace.h: how much workspace a GPU's operations take, in bytes, by their sizes alone: for those
  * that take it and for the dry device, which only counts it. */
-#ifndef MF_DEVICE_CUDA_WORKSPACE_H
-#define MF_DEVICE_CUDA_WORKSPACE_H
+#ifndef MF_DEVICE_CUDA_SIZES_WORKSPACE_H
+#define MF_DEVICE_CUDA_SIZES_WORKSPACE_H
 
 #include "meshfold/device.h"
 

@@ -1,5 +1,5 @@
-/* cuda_pieces.c: see cuda_pieces.h. */
-#include "device/cuda_pieces.h"
+/* pieces.c: see pieces.h. */
+#include "device/cuda_sizes/pieces.h"
 
 /* A launch of a library's attention costs some microseconds, which so many pairs a head take. */
 enum { PAIRS_LEAST = 1 << 20, HEAD_DIM_MOST = 128, BYTES_ALIGNED = 16 };

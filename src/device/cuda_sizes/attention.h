@@ -1,7 +1,7 @@
-/* cuda_attention.h: how a GPU cuts a call of attention into tiles, and the workspace that follows; plain C,
+/* attention.h: how a GPU cuts a call of attention into tiles, and the workspace that follows; plain C,
  * for the device that runs dry too. */
-#ifndef MF_DEVICE_CUDA_ATTENTION_H
-#define MF_DEVICE_CUDA_ATTENTION_H
+#ifndef MF_DEVICE_CUDA_SIZES_ATTENTION_H
+#define MF_DEVICE_CUDA_SIZES_ATTENTION_H
 
 #ifdef __cplusplus
 extern "C" {
