@@ -133,5 +133,11 @@ has 'error: rank 0: no memory for .*: [0-9]+ bytes of [a-z]+; [0-9]+ bytes held'
     '^what fits: meshfold plan --device cuda --cluster clusters/h200.json --model config.json .* --mesh single .*--longest$'
 MESHFOLD_CUDA_MODULE=$folder/none.so run 2 "${train[@]}" --model config.json --steps 1 --device cuda
 has 'error: --device cuda: no CUDA: '
+MESHFOLD_CUDA_MODULE=libm.so.6 run 2 "${train[@]}" --model config.json --steps 1 --device cuda
+has 'error: --device cuda: no CUDA: libm.so.6 is of another version, not of this program.s [0-9.]+: build them together$'
+MESHFOLD_CUDA_MODULE=$folder/none.so run 2 "${train[@]}" --model config.json --steps 1 --engine nccl
+has 'error: engine nccl: no CUDA: '
+MESHFOLD_EMULATED_GPUS=0 run 2 "${train[@]}" --model config.json --steps 1 --device cuda
+has 'error: --device cuda: no GPU: cudaGetDeviceCount: '
 
 [ $failures = 0 ] || exit 1

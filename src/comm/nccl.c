@@ -322,7 +322,7 @@ mf_status mf_nccl_launch(const mf_engine *base, const mf_launch_options *options
                          void *argument) {
     const mf_cuda_module *module = NULL;
     run r = {.body = body, .argument = argument};
-    MF_TRY(mf_cuda_module_load(&module));
+    MF_TRY(mf_blame("engine nccl", mf_cuda_module_load(&module)));
     if (base == &mf_engine_local && options->ranks > module->count())
         return MF_FAIL(MF_EINVAL, "engine nccl: %d ranks need a GPU each, and this machine has %d",
                        options->ranks, module->count());

@@ -101,6 +101,14 @@ typedef struct mf_cuda_module {
     void *(*managed_take)(size_t bytes);
     void (*managed_give_back)(void *data); /* accepts NULL */
 } mf_cuda_module;
+/* Program and module share structures, so that both must be of one version: what it was built as, in a symbol
+ * of its own, mf_cuda_module_build, that is read before anything else. */
+typedef struct mf_cuda_build {
+    char version[32];
+    uint64_t device_bytes, ops_bytes, module_bytes; /* sizes of structures: versions that are being written */
+} mf_cuda_build;
+#define MF_CUDA_BUILD                                                                                        \
+    { MESHFOLD_VERSION, sizeof(struct mf_device), sizeof(mf_device_ops), sizeof(mf_cuda_module) }
 /* Loads it at the first call. MF_EUNSUPPORTED, with what is missing, where it can't be. */
 mf_status mf_cuda_module_load(const mf_cuda_module **out);
 

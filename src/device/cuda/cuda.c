@@ -96,6 +96,9 @@ static const mf_device_ops mf_device_cuda = {
     .copy_rows = mf_cuda_copy_rows,
 };
 
+extern const mf_cuda_build mf_cuda_module_build;
+const mf_cuda_build mf_cuda_module_build = MF_CUDA_BUILD;
+
 extern const mf_cuda_module mf_cuda_module_table;
 const mf_cuda_module mf_cuda_module_table = {.device = &mf_device_cuda,
                                              .links = &mf_cuda_links,
