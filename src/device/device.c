@@ -46,7 +46,7 @@ static mf_status find_gpu(const char *name, int number, const mf_device_ops **op
     *ops = module->device;
     int there = module->count();
     if (number < there) return MF_OK;
-    if (there == 0) MF_TRY(mf_blame("no GPU", module->look()));
+    if (there == 0 && module->look()) return mf_blame("no GPU", MF_EUNSUPPORTED);
     return MF_FAIL(MF_EUNSUPPORTED, "no device %s: this machine has %d GPU%s that CUDA can use", name, there,
                    there == 1 ? "" : "s");
 }
