@@ -453,7 +453,7 @@ static double time_of(bench *b, task *run, const char *what) {
     begin = mf_now_s();
     check(run(b, b->device), what);
     check(mf_device_finish(b->device, MF_QUEUE_COMPUTE), what);
-    int turns = (int)fmin(10000, ceil(b->seconds / fmax(mf_now_s() - begin, 1e-6)));
+    int turns = (int)fmax(1, fmin(10000, ceil(b->seconds / fmax(mf_now_s() - begin, 1e-6))));
     begin = mf_now_s();
     for (int i = 0; i < turns; i++) check(run(b, b->device), what);
     check(mf_device_finish(b->device, MF_QUEUE_COMPUTE), what);
@@ -537,7 +537,7 @@ static void measure_product(bench *b, const char *what, task *run) {
     double before = mf_device_flops(b->dry);
     check(run(b, b->dry), what);
     double flops = mf_device_flops(b->dry) - before, seconds = time_of(b, run, what);
-    printf("%-33s %-5s %9.1f %9.3f %9.3f\n", what, mf_dtype_name(b->type), flops * 1e-9, seconds * 1e3,
+    printf("%-36s %-5s %9.1f %9.3f %9.3f\n", what, mf_dtype_name(b->type), flops * 1e-9, seconds * 1e3,
            flops / seconds * 1e-12);
     fflush(stdout);
     json_array_append_new(b->products, json_pack("{s:s, s:s, s:f, s:f, s:f}", "product", what, "type",
@@ -612,7 +612,7 @@ static void measure_operations(bench *b) {
 }
 
 static void measure_products(bench *b) {
-    printf("%-33s %-5s %9s %9s %9s\n", "product", "type", "GFLOP", "ms", "TFLOP/s");
+    printf("%-36s %-5s %9s %9s %9s\n", "product", "type", "GFLOP", "ms", "TFLOP/s");
     for (int type = MF_F32; type <= MF_BF16; type++) {
         begin_type(b, (mf_dtype)type);
         measure_product(b, "tokens x 4096 x 4096", product);

@@ -3,6 +3,7 @@
 # alone) is in both: of an archive a program has only what it uses itself.
 file(GLOB MF_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/device/cuda/*.c
      ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cu ${CMAKE_SOURCE_DIR}/src/device/cuda_*.c)
+list(FILTER MF_CUDA_SOURCES EXCLUDE REGEX "/no_nccl.c$") # it stands in for nccl.c
 
 if(MESHFOLD_CUDA STREQUAL "AUTO")
   include(CheckLanguage)
@@ -21,7 +22,14 @@ set(CMAKE_CUDA_STANDARD 17)
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 
-add_library(meshfold_cuda MODULE ${MF_CUDA_SOURCES})
+find_path(NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+set(module_sources ${MF_CUDA_SOURCES})
+if(NOT NCCL_INCLUDE OR NOT NCCL_LIBRARY)
+  list(TRANSFORM module_sources REPLACE "/nccl.c$" "/no_nccl.c")
+endif()
+
+add_library(meshfold_cuda MODULE ${module_sources})
 target_include_directories(meshfold_cuda PRIVATE include src)
 target_compile_definitions(meshfold_cuda PRIVATE _GNU_SOURCE)
 target_compile_options(meshfold_cuda PRIVATE
@@ -31,3 +39,7 @@ find_path(CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
 find_library(CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_ROOT}/lib REQUIRED)
 target_include_directories(meshfold_cuda SYSTEM PRIVATE ${CUDNN_INCLUDE})
 target_link_libraries(meshfold_cuda PRIVATE CUDA::cudart_static CUDA::cublasLt ${CUDNN_LIBRARY})
+if(NCCL_INCLUDE AND NCCL_LIBRARY)
+  target_include_directories(meshfold_cuda SYSTEM PRIVATE ${NCCL_INCLUDE})
+  target_link_libraries(meshfold_cuda PRIVATE ${NCCL_LIBRARY})
+endif()

@@ -76,7 +76,7 @@ refuses '--warmup 4: must be less than --steps 4' --warmup 4
 refuses '--min-lr 0.1: must be at most --lr 0.01' --lr 0.01 --min-lr 0.1
 refuses '--dtype f16: expected one of f32\|bf16' --dtype f16
 refuses '--recompute all: expected one of none\|attention\|block' --recompute all
-refuses '--engine nccl: expected one of auto\|local\|mpi' --engine nccl
+refuses '--engine gloo: expected one of auto\|local\|mpi\|nccl' --engine gloo
 
 # --- mesh -------------------------------------------------------------------------------------------------------------
 for size in 0 -1 x '' 2x 1048577 99999999999999999999; do

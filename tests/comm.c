@@ -19,13 +19,14 @@ static mf_status with_group(mf_world *world, mf_status (*check)(mf_comm *comm)) 
 }
 
 static mf_status check_exactly(mf_comm *comm) { return check_all(comm, 0); }
+static mf_status check_lanes(mf_comm *comm) { return check_both_lanes(comm, 0); }
 
 static mf_status whole_scenario(mf_world *world, void *argument) {
     (void)argument;
     EXPECT(strcmp(mf_world_engine(world), "local") == 0);
     MF_TRY(with_group(world, check_exactly));
     MF_TRY(with_group(world, check_overlap));
-    MF_TRY(with_group(world, check_both_lanes));
+    MF_TRY(with_group(world, check_lanes));
     MF_TRY(with_group(world, check_bytes_counted));
     MF_TRY(with_group(world, check_shared));
     return mf_world_size(world) > 1 ? check_grid(world) : MF_OK;

@@ -35,6 +35,11 @@ for ranks in 1 2 3 4 5; do
     passes $ranks borrowing
     passes $ranks sending
 done
+if [ -f "$1/libmeshfold_cuda_emulated.so" ]; then
+    export MESHFOLD_CUDA_MODULE=$1/libmeshfold_cuda_emulated.so MESHFOLD_TEST_DEVICE=cuda
+    for ranks in 1 2 3 4; do passes $ranks on_device; done
+    unset MESHFOLD_CUDA_MODULE MESHFOLD_TEST_DEVICE
+fi
 fails 3 60 mismatch "axis all, operation 2: rank 0 called broadcast of 64 bytes with root 0, rank 1 called"
 fails 3 60 other_parts "rank 1 called reduce_scatter of 12 f32 with other offsets"
 fails 3 60 other_block "axis all, operation 1: alltoall: rank 1 sends 12 bytes to rank 0, which expects 10"

@@ -19,7 +19,7 @@ typedef struct stage {
     mf_buffer room;
 } stage;
 
-enum { ROOM = 16 << 20, OPERANDS = 6, MOST_ROWS = 700 };
+enum { ROOM = 1 << 20, OPERANDS = 6 };
 
 static void stage_open(stage *s, const char *name) {
     *s = (stage){0};
@@ -41,6 +41,7 @@ static void *operand(const stage *s, int i) { return (char *)s->room.data + (siz
 typedef struct operation {
     const char *name;
     mf_status (*run)(const stage *s, const size *z);
+    int64_t most_rows; /* that an emulated GPU does in reasonable time; 0: any */
 } operation;
 
 static mf_status product(const stage *s, const size *z) {
@@ -172,76 +173,87 @@ static mf_status merge(const stage *s, const size *z) {
                                                                     .o_ld = width});
 }
 
-enum { LISTED = 64 }; /* chunks of a call: of queries and of keys */
+/* At most, in the lists of a call; so many queries there are. */
+enum { CHUNKS = 48 };
 
-/* Causal attention of the rows to themselves, all in one chunk, or in as many as rows allow. */
-static mf_status attend(const stage *s, const size *z, int chunks, bool backward) {
-    mf_query_chunk queries[LISTED];
-    mf_key_chunk keys[LISTED];
+static const void *rows_from(const stage *s, const size *z, int at, int64_t first) {
+    int64_t bytes = first * z->heads * z->head_dim * (int64_t)mf_dtype_bytes(z->type);
+    return (const char *)operand(s, at) + bytes;
+}
+
+static mf_key_chunk key_chunk(const stage *s, const size *z, int64_t first, int64_t end) {
     int64_t width = z->heads * z->head_dim;
-    chunks = (int)mf_min(chunks, z->rows);
-    for (int i = 0; i < chunks; i++) {
-        int64_t first = z->rows * i / chunks, rows = z->rows * (i + 1) / chunks - first;
-        queries[i] = (mf_query_chunk){.rows = rows, .position = first, .first_row = first};
-        keys[i] = (mf_key_chunk){
-            .rows = rows,
-            .position = first,
-            .k = (const char *)operand(s, 0) + first * width * (int64_t)mf_dtype_bytes(z->type),
-            .v = (const char *)operand(s, 1) + first * width * (int64_t)mf_dtype_bytes(z->type),
-            .ld = width,
-            .batch_ld = z->rows * width,
-            .dk = backward ? (float *)operand(s, 2) + first * width : NULL,
-            .dv = backward ? (float *)operand(s, 3) + first * width : NULL,
-            .grad_ld = width,
-            .grad_batch_ld = z->rows * width};
+    return (mf_key_chunk){.rows = end - first,
+                          .position = first,
+                          .k = rows_from(s, z, 0, first),
+                          .v = rows_from(s, z, 1, first),
+                          .ld = width,
+                          .batch_ld = z->rows * width,
+                          .dk = (float *)operand(s, 2) + first * width,
+                          .dv = (float *)operand(s, 3) + first * width,
+                          .grad_ld = width,
+                          .grad_batch_ld = z->rows * width};
+}
+
+/* Causal attention of the last rows, a few, to all of them, in so many chunks or as many as rows allow. */
+static mf_status attend(const stage *s, const size *z, int most, bool backward) {
+    mf_query_chunk queries[CHUNKS];
+    mf_key_chunk keys[CHUNKS];
+    int64_t width = z->heads * z->head_dim, tokens = mf_min(z->rows, CHUNKS), chunks = mf_min(most, tokens);
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t first = tokens * i / chunks, end = tokens * (i + 1) / chunks;
+        queries[i] =
+            (mf_query_chunk){.rows = end - first, .position = z->rows - tokens + first, .first_row = first};
+        keys[i] = key_chunk(s, z, z->rows * i / chunks, z->rows * (i + 1) / chunks);
     }
-    char *own = operand(s, 4), *sums = operand(s, 5);
+    char *own = operand(s, 4);
+    float *sums = operand(s, 5);
     mf_attention_args args = {.type = z->type,
                               .batch = 1,
-                              .tokens = z->rows,
+                              .tokens = tokens,
                               .heads = z->heads,
                               .group = 1,
                               .kv_heads = z->heads,
                               .head_dim = z->head_dim,
                               .scale = 0.25f,
-                              .query_chunks = chunks,
-                              .key_chunks = chunks,
+                              .query_chunks = (int)chunks,
+                              .key_chunks = (int)chunks,
                               .queries = queries,
                               .keys = keys,
                               .q = own,
                               .q_ld = width,
                               .o = own + ROOM / 4,
                               .o_ld = width,
-                              .lse = (float *)(void *)sums,
+                              .lse = sums,
                               .lse_ld = z->heads,
                               .d_o = own + ROOM / 2,
                               .do_ld = width,
-                              .delta = (float *)(void *)(sums + ROOM / 4),
-                              .dq = (float *)(void *)(sums + ROOM / 2),
+                              .delta = sums + ROOM / 16,
+                              .dq = sums + ROOM / 8,
                               .dq_ld = width};
     return backward ? mf_attention_backward(s->device, &args) : mf_attention_forward(s->device, &args);
 }
 
 static mf_status attend_forward(const stage *s, const size *z) { return attend(s, z, 1, false); }
 static mf_status attend_backward(const stage *s, const size *z) { return attend(s, z, 1, true); }
-static mf_status attend_many_forward(const stage *s, const size *z) { return attend(s, z, LISTED, false); }
-static mf_status attend_many_backward(const stage *s, const size *z) { return attend(s, z, LISTED, true); }
+static mf_status attend_many_forward(const stage *s, const size *z) { return attend(s, z, CHUNKS, false); }
+static mf_status attend_many_backward(const stage *s, const size *z) { return attend(s, z, CHUNKS, true); }
 
-static const operation operations[] = {{"gemm", product},
-                                       {"rmsnorm_backward", rmsnorm},
-                                       {"headnorm_backward", headnorm},
-                                       {"bias_backward", bias},
-                                       {"modulate_backward", modulate},
-                                       {"modulate_backward without sums", modulate_without_sums},
-                                       {"embed_backward", embed},
-                                       {"xent_loss", xent_loss},
-                                       {"sum_squares", sum_squares},
-                                       {"squared_error", squared_error},
-                                       {"attention_merge", merge},
-                                       {"attention_forward", attend_forward},
-                                       {"attention_backward", attend_backward},
-                                       {"attention_forward of many chunks", attend_many_forward},
-                                       {"attention_backward of many chunks", attend_many_backward}};
+static const operation operations[] = {{"gemm", product, 0},
+                                       {"rmsnorm_backward", rmsnorm, 0},
+                                       {"headnorm_backward", headnorm, 0},
+                                       {"bias_backward", bias, 0},
+                                       {"modulate_backward", modulate, 0},
+                                       {"modulate_backward without sums", modulate_without_sums, 0},
+                                       {"embed_backward", embed, 0},
+                                       {"xent_loss", xent_loss, 0},
+                                       {"sum_squares", sum_squares, 0},
+                                       {"squared_error", squared_error, 0},
+                                       {"attention_merge", merge, 0},
+                                       {"attention_forward", attend_forward, 0},
+                                       {"attention_backward", attend_backward, 0},
+                                       {"attention_forward of many chunks", attend_many_forward, CHUNKS},
+                                       {"attention_backward of many chunks", attend_many_backward, CHUNKS}};
 
 typedef struct taken {
     int64_t most, kept;
@@ -267,7 +279,7 @@ static void same_workspace(const operation *o, const stage *gpu, const stage *dr
 }
 
 static const size sizes[] = {{1, 1, 16, MF_F32},   {1, 2, 64, MF_BF16},  {7, 3, 20, MF_F32},
-                             {33, 2, 32, MF_BF16}, {129, 1, 80, MF_F32}, {MOST_ROWS, 2, 64, MF_BF16}};
+                             {47, 1, 32, MF_BF16}, {129, 1, 80, MF_F32}, {700, 2, 64, MF_BF16}};
 
 static void workspace_is_the_dry_devices(void **state) {
     (void)state;
@@ -278,7 +290,8 @@ static void workspace_is_the_dry_devices(void **state) {
     stage_open(&dry, "dry-cuda");
     for (size_t i = 0; i < sizeof operations / sizeof *operations; i++)
         for (size_t z = 0; z < sizeof sizes / sizeof *sizes; z++)
-            same_workspace(&operations[i], &gpu, &dry, &sizes[z]);
+            if (!operations[i].most_rows || sizes[z].rows <= operations[i].most_rows)
+                same_workspace(&operations[i], &gpu, &dry, &sizes[z]);
     stage_close(&dry);
     stage_close(&gpu);
 }

@@ -148,8 +148,10 @@ grep -q '^--- 2' out || complain 'the second of two interrupted answers is not t
 for mesh in single dp=2; do
     "$meshfold" generate --model run/model --threads 1 --json --prompt-file long{,,,,,,,,} --prefill-chunk 1 \
         --mesh "$mesh" >reading.json 2>err &
+    # The shell's own child, before it becomes the program, catches the signal too.
     for _ in {1..600}; do
-        (($(awk '/^SigCgt/ { print "0x" $2 }' "/proc/$!/status") & 2)) && break
+        [ "$(cat "/proc/$!/comm")" = meshfold ] &&
+            (($(awk '/^SigCgt/ { print "0x" $2 }' "/proc/$!/status") & 2)) && break
         sleep 0.1
     done
     kill -INT $!

@@ -4,30 +4,43 @@
 #include "ops.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Matrix products. */
 
 typedef struct product {
-    int64_t m, n, k, gap; /* elements between rows */
+    int64_t m, n, k, gap, offset; /* elements between rows, and from where memory begins */
     bool a_transposed, b_transposed, accumulate;
     mf_dtype type, c_type;
 } product;
+
+/* A copy that begins `offset` elements into its memory. */
+static void *moved(const void *data, int64_t n, mf_dtype type, int64_t offset) {
+    char *out = (char *)blank(n + offset, type) + bytes_of(offset, type);
+    memcpy(out, data, bytes_of(n, type));
+    return out;
+}
+
+static void *moved_values(const char *name, int64_t n, mf_dtype type, int64_t offset) {
+    return moved(values(name, n, type), n, type, offset);
+}
 
 static mf_gemm_args gemm_args(const product *p) {
     int64_t a_rows = p->a_transposed ? p->k : p->m, a_width = p->a_transposed ? p->m : p->k;
     int64_t b_rows = p->b_transposed ? p->n : p->k, b_width = p->b_transposed ? p->k : p->n;
     int64_t a_ld = a_width + p->gap, b_ld = b_width + 2 * p->gap, c_ld = p->n + 3 * p->gap;
     int64_t c_size = span(p->m, p->n, c_ld);
-    return (mf_gemm_args){
-        .m = p->m,
-        .n = p->n,
-        .k = p->k,
-        .a = {values("a", span(a_rows, a_width, a_ld), p->type), a_ld, p->type, p->a_transposed},
-        .b = {values("b", span(b_rows, b_width, b_ld), p->type), b_ld, p->type, p->b_transposed},
-        .c = p->accumulate ? values("c", c_size, p->c_type) : blank(c_size, p->c_type),
-        .c_ld = c_ld,
-        .c_type = p->c_type,
-        .accumulate = p->accumulate};
+    return (mf_gemm_args){.m = p->m,
+                          .n = p->n,
+                          .k = p->k,
+                          .a = {moved_values("a", span(a_rows, a_width, a_ld), p->type, p->offset), a_ld,
+                                p->type, p->a_transposed},
+                          .b = {moved_values("b", span(b_rows, b_width, b_ld), p->type, p->offset), b_ld,
+                                p->type, p->b_transposed},
+                          .c = p->accumulate ? values("c", c_size, p->c_type) : blank(c_size, p->c_type),
+                          .c_ld = c_ld,
+                          .c_type = p->c_type,
+                          .accumulate = p->accumulate};
 }
 
 static double entry(const mf_matrix *x, int64_t row, int64_t col) {
@@ -72,19 +85,20 @@ static void gemm_one(const product *p) {
     const void *start = args.c;
     double *want = multiplied(&args);
     for (int m = 0; m < MACHINES; m++) {
-        args.c = copy_of(start, span(p->m, p->n, args.c_ld), p->c_type);
+        args.c = moved(start, span(p->m, p->n, args.c_ld), p->c_type, p->offset);
         gemm_check(machine[m], &args, want);
     }
     drop_to(mark);
 }
 
-static void gemm_all_ways(const int64_t size[3], int64_t gap) {
+static void gemm_all_ways_from(const int64_t size[3], int64_t gap, int64_t offset) {
     static const mf_dtype pair[][2] = {{MF_F32, MF_F32}, {MF_BF16, MF_F32}, {MF_BF16, MF_BF16}};
     for (unsigned way = 0; way < 24; way++)
         gemm_one(&(product){.m = size[0],
                             .n = size[1],
                             .k = size[2],
                             .gap = gap,
+                            .offset = offset,
                             .a_transposed = way & 1,
                             .b_transposed = way & 2,
                             .accumulate = way & 4,
@@ -92,12 +106,21 @@ static void gemm_all_ways(const int64_t size[3], int64_t gap) {
                             .c_type = pair[way / 8][1]});
 }
 
+static void gemm_all_ways(const int64_t size[3], int64_t gap) { gemm_all_ways_from(size, gap, 0); }
+
 static void test_gemm(void **state) {
     (void)state;
     static const int64_t shapes[][3] = {{1, 1, 1},    {1, 70, 3},  {70, 1, 33},  {17, 3, 1},  {3, 17, 70},
                                         {33, 33, 17}, {70, 33, 3}, {17, 70, 70}, {1, 17, 33}, {33, 1, 1},
                                         {69, 67, 65}, {7, 5, 31},  {4, 70, 65},  {2, 3, 130}};
     for (int i = 0; i < 14; i++) gemm_all_ways(shapes[i], i % 3 * 5);
+}
+
+/* The same shape at ever other places: what is kept of one product must not be taken for the next. */
+static void test_gemm_anywhere(void **state) {
+    (void)state;
+    static const int64_t offsets[] = {0, 1, 2, 5, 8, 0};
+    for (int i = 0; i < 6; i++) gemm_all_ways_from((const int64_t[]){16, 24, 32}, 0, offsets[i]);
 }
 
 static void test_gemm_empty(void **state) {
@@ -543,10 +566,11 @@ static void test_layers_refuse(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        OPS_TEST(test_gemm),          OPS_TEST(test_gemm_empty),      OPS_TEST(test_gemm_large),
-        OPS_TEST(test_gemm_refuses),  OPS_TEST(test_rmsnorm),         OPS_TEST(test_rope),
-        OPS_TEST(test_rope_table),    OPS_TEST(test_attention_merge), OPS_TEST(test_activation),
-        OPS_TEST(test_layers_refuse), OPS_TEST(test_headnorm),        OPS_TEST(test_bias),
+        OPS_TEST(test_gemm),         OPS_TEST(test_gemm_empty),    OPS_TEST(test_gemm_large),
+        OPS_TEST(test_gemm_refuses), OPS_TEST(test_gemm_anywhere), OPS_TEST(test_rmsnorm),
+        OPS_TEST(test_rope),         OPS_TEST(test_rope_table),    OPS_TEST(test_attention_merge),
+        OPS_TEST(test_activation),   OPS_TEST(test_layers_refuse), OPS_TEST(test_headnorm),
+        OPS_TEST(test_bias),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

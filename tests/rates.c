@@ -69,7 +69,7 @@ static void too_many_rates_are_refused(void **state) {
 
 static mf_status body(mf_world *world, void *argument) {
     mf_rates *out = argument, *own = rates_make();
-    mf_calibrate_options options = {.threads = 1, .passes = 1, .quick = true};
+    mf_calibrate_options options = {.device = "cpu", .threads = 1, .passes = 1, .quick = true};
     mf_status status = mf_calibrate(world, &options, own);
     if (!status && mf_world_rank(world) == 0) *out = *own;
     free(own);

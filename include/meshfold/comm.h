@@ -25,13 +25,15 @@ typedef struct mf_comm mf_comm;   /* the ranks of one axis, as one of them sees 
 
 typedef struct mf_launch_options {
     const char
-        *engine; /* "local": ranks are threads of this process; "mpi": this process is one rank; "dry": each
-                    rank runs alone, one after another, and transfers are counted but move nothing */
+        *engine; /* "local": ranks are threads of this process; "mpi": this process is one rank; "nccl": one
+                    or the other (mpi under mpiexec), and GPUs' memory moves by NCCL, one GPU a rank; "dry":
+                    each rank runs alone, one after another, and transfers are counted but move nothing;
+                    "one-of": only_rank alone is computed, its peers' bytes are stand-ins */
     int ranks;   /* mpi: 0 takes as many as were started; any other number must be that one */
-    double timeout_s; /* a collective that waits longer fails; 0: 300 s */
-    bool no_borrow;   /* send even where peers' memory can be addressed */
-    bool only;        /* dry: run only_rank alone */
-    int only_rank;
+    double timeout_s;      /* a collective that waits longer fails; 0: 300 s */
+    bool no_borrow;        /* send even where peers' memory can be addressed */
+    bool only;             /* dry: run only_rank alone */
+    int only_rank;         /* one-of too */
     const mf_costs *costs; /* dry: how long things take; NULL: nothing takes time */
 } mf_launch_options;
 
@@ -45,6 +47,8 @@ bool mf_launched_by_mpi(void);
 int mf_mpi_ranks(void);
 /* Those of them on this machine, where mpiexec says it; else all. */
 int mf_mpi_local_ranks(void);
+/* This process's number among them, from 0. */
+int mf_mpi_local_rank(void);
 /* Ends the other ranks' processes, so that a rank whose mf_launch failed can print its error first. Under mpi
  * it ends this process too, with exit status `code`; elsewhere it does nothing. */
 void mf_abort_peers(int code);
@@ -53,8 +57,20 @@ const char *mf_mpi_description(void);
 
 int mf_world_rank(const mf_world *world);
 int mf_world_size(const mf_world *world);
-/* "local", "mpi" or "dry". */
+/* "local", "mpi", "nccl", "dry" or "one-of". */
 const char *mf_world_engine(const mf_world *world);
+/* Of many ranks this one alone is computed: what came from others means nothing. */
+bool mf_world_is_one_of(const mf_world *world);
+/* This rank reports for all: the first, or the only one. */
+bool mf_world_speaks(const mf_world *world);
+/* This rank's number among those on this machine, from 0. */
+int mf_world_local_rank(const mf_world *world);
+/* From now on buffers may also be in this device's memory: all of a transfer's on all members, or none. Such
+ * a transfer is a part of the device's queues: it begins when what was asked of the compute queue before it
+ * is done, and what is asked of the compute queue after it (with a request: after mf_finish) begins when it
+ * is done; the host does not wait. So are, to all members, mf_barrier, and mf_signal to those who await it.
+ * Called before groups are made; the device outlives them. Does nothing on a device without queues. */
+void mf_world_use(mf_world *world, mf_device *device);
 
 /* The group of `ranks` (world ranks, the same list on each member, which calls this). Owned by the caller. */
 mf_status mf_comm_create(mf_world *world, const char *axis, const int *ranks, int size, mf_comm **out);
@@ -82,9 +98,10 @@ mf_status mf_allgather(mf_comm *comm, const void *send, void *recv, const size_t
  * content. */
 mf_status mf_reduce(mf_comm *comm, float *buffer, int64_t count, int root, mf_request *request);
 /* buffer: [count] becomes the sum over ranks, added in rank order, on every rank. bf16 terms are added in f32
- * and rounded once, at the end. */
+ * and rounded once, at the end. With engine nccl the order and the rounding of sums in GPUs' memory, here and
+ * in mf_reduce and mf_reduce_scatter, are NCCL's. */
 mf_status mf_allreduce(mf_comm *comm, void *buffer, int64_t count, mf_dtype type, mf_request *request);
-/* The same for a few f64 numbers. */
+/* The same for a few f64 numbers in the host's memory. */
 mf_status mf_allreduce_f64(mf_comm *comm, double *buffer, int64_t count);
 /* buffer: rank r's part is elements offsets[r] .. offsets[r + 1] (size + 1 offsets, the same everywhere;
  * parts may be empty). This rank's becomes the sum over ranks, added as mf_allreduce adds; the rest of buffer
@@ -113,10 +130,12 @@ typedef struct mf_shared {
     void *own;
     void **peer; /* [size]; peer[rank] == own */
     size_t bytes;
+    size_t most_bytes; /* set before where bytes differ from rank to rank: the most of any; else 0 */
     mf_category category;
     void *handle; /* the engine's */
 } mf_shared;
-/* Collective; bytes may differ from rank to rank. Accounted in `memory`. Content is undefined. */
+/* Collective; bytes may differ from rank to rank: then *out is empty but for most_bytes. Accounted in
+ * `memory`. Content is undefined. */
 mf_status mf_shared_alloc(mf_comm *comm, mf_memory *memory, mf_category category, size_t bytes,
                           const char *what, mf_shared *out);
 /* Not collective, but peers must be done reading: call it after a barrier, or after an error. Accepts an

@@ -21,17 +21,25 @@
 
 typedef struct mf_device mf_device;
 
-/* "cpu"; "cuda", or "cuda:1" for the second GPU and so on; "dry" and "dry-cuda": take the workspace of the
- * CPU or of a GPU and compute nothing. threads: how many the rank computes with. Workspace comes from
- * `memory`, which must outlive the device and be of mf_device_memory_create with the same name. Several
- * devices may share it. MF_EUNSUPPORTED where the build or the machine lacks what the name says. */
+/* "cpu"; "cuda", or "cuda:1" for the second GPU and so on; "cuda+cudnn": attention of long chunks by cuDNN
+ * instead of by this library's own kernels, with gradients that may differ in their last bits from run to
+ * run; "dry" and "dry-cuda": take the workspace of the CPU or of a GPU and compute nothing. threads: how many
+ * the rank computes with. Workspace comes from `memory`, which must outlive the device and be of
+ * mf_device_memory_create with the same name. Several devices may share it. MF_EUNSUPPORTED where the build
+ * or the machine lacks what the name says. */
 mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out);
 /* Waits for what was asked of it. Accepts NULL. */
 void mf_device_destroy(mf_device *device);
 /* Memory that the device of this name computes on. */
 mf_status mf_device_memory_create(const char *name, mf_memory **out);
+/* MF_EUNSUPPORTED where mf_device_create would say so. Makes nothing. */
+mf_status mf_device_check(const char *name);
+/* Whether the name is of a GPU: "cuda", "cuda:1", "dry-cuda". NULL: it is not. */
+bool mf_device_is_gpu(const char *name);
 /* GPUs that "cuda" can name; 0 where the build or the machine has none. */
 int mf_cuda_count(void);
+/* Bytes that are free on the GPU of this number; 0 where there is none. */
+int64_t mf_cuda_memory_bytes(int number);
 /* MF_OK where there is one, else an error that says what is missing. */
 mf_status mf_cuda_look(void);
 /* CUDA's libraries and their versions, in words; "" where there are none. Static. */
@@ -43,10 +51,9 @@ mf_status mf_cuda_gpu_description(int number, char *out);
  * names come out as they are. */
 enum { MF_DEVICE_NAME = 32 };
 void mf_device_name_of_rank(const char *name, int local_rank, char *out);
+/* "dry" or "dry-cuda", which takes the workspace that the device of this name would take. */
+void mf_device_name_dry(const char *name, char *out);
 const char *mf_device_name(const mf_device *device); /* as it was created */
-/* On a GPU, attention of long chunks by cuDNN instead of by this library's own kernels: faster, but its
- * gradients may differ in their last bits from run to run. MF_EUNSUPPORTED where there is no such choice. */
-mf_status mf_device_use_cudnn(mf_device *device);
 mf_memory *mf_device_memory(mf_device *device);
 /* Floating-point operations done so far by matrix products (2mnk each) and attention (its products, of the
  * pairs that are seen). */
@@ -58,6 +65,8 @@ const char *mf_cpu_description(void);
  * nothing is queued (the CPU) all of this is done at once. */
 typedef enum mf_queue { MF_QUEUE_COMPUTE, MF_QUEUE_TRANSFER, MF_QUEUES } mf_queue;
 
+/* Whether anything is queued at all. */
+bool mf_device_has_queues(const mf_device *device);
 /* A point in a queue. */
 typedef struct mf_event mf_event;
 mf_status mf_event_create(mf_device *device, mf_event **out);
@@ -67,6 +76,8 @@ void mf_event_destroy(mf_event *event);
 mf_status mf_event_record(mf_device *device, mf_queue queue, mf_event *event);
 /* What is asked of the queue from now on begins when the event, of any device, has come; the host goes on. */
 mf_status mf_event_follow(mf_device *device, mf_queue queue, const mf_event *event);
+/* The host waits until the event has come. */
+mf_status mf_event_wait(const mf_event *event);
 /* The host waits until all that was asked of the queue is done. Returns the device's own errors. */
 mf_status mf_device_finish(mf_device *device, mf_queue queue);
 /* Whether data lies in a GPU's memory, so that the host must leave it alone. */
@@ -74,6 +85,13 @@ bool mf_device_holds(const mf_device *device, const void *data);
 /* to: [bytes] = from: [bytes], each the device's, another device's or the host's. Where one is the host's,
  * from may be changed and to be read when it returns. */
 mf_status mf_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes);
+/* Memory of the host that copies go to and from fastest; plain memory where nothing is queued. 0 bytes: NULL.
+ * What it holds at first is undefined. */
+mf_status mf_pinned_take(mf_device *device, size_t bytes, void **out);
+/* Accepts NULL. Any thread. */
+void mf_pinned_give_back(mf_device *device, void *data);
+/* Whether what one device computes can read and write the other's memory where it lies. */
+bool mf_device_reaches(const mf_device *device, const mf_device *other);
 /* The sum of terms, in their order, to some places, each of which may be where a term is: of f32 as f32, of
  * bf16 in f32, rounded once. n elements each, in GPUs' memory that the device can address. MF_EINVAL on a
  * device without queues. */
@@ -140,6 +158,8 @@ typedef struct mf_attention_args {
     /* [batch, tokens] the position of the first key that a query may see, which must not fall within a chunk;
      * NULL: 0. As q it is read where the operation computes. Whatever interleave, sequence after sequence. */
     const int32_t *first_key;
+    const int32_t
+        *first_key_host; /* the same where the host can read it, which counts by it; NULL: first_key */
     float scale;
     int query_chunks, key_chunks;
     const mf_query_chunk *queries;

@@ -64,7 +64,8 @@ typedef struct mf_generate_options {
     mf_model_options model; /* config and type; tokens: prompts are read in portions of so many at most */
     mf_mesh_spec mesh;
     mf_layout layout;
-    int threads; /* per rank */
+    int threads;        /* per rank */
+    const char *device; /* NULL: "cpu" */
     const char *init_from;
     int prompts;
     const mf_prompt *prompt; /* [prompts] the same on every rank, else MF_EINVAL */
@@ -103,6 +104,7 @@ typedef struct mf_clips_options {
     mf_mesh_spec mesh;
     mf_layout layout;
     int threads;           /* per rank */
+    const char *device;    /* NULL: "cpu" */
     const char *init_from; /* a model folder, or NULL: weights from the seed */
     int64_t clips, steps;
     uint64_t seed;

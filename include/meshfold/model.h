@@ -155,7 +155,7 @@ void mf_model_cut(const mf_model *model, const int32_t *sequence, int32_t *out);
  * before the last token's. Not collective; not of a dry step. */
 mf_status mf_model_set_documents(mf_model *model, const int32_t *begins);
 
-/* What a step computes with: texts' ids and labels, or clips. */
+/* What a step computes with: texts' ids and labels, or clips; where the device computes, but for time. */
 typedef struct mf_model_call {
     const int32_t *ids, *labels; /* [batch, rows], this rank's tokens; a negative label is masked */
     const float *input;  /* [rows in, values] f32: this rank's patches at the times (mf_model_cut_clip) */
@@ -177,17 +177,17 @@ mf_status mf_model_gradients(mf_model *model, const mf_model_call *call, double 
 
 /* This rank's patches of clips: where the first block cuts them, or where the last one does. */
 int64_t mf_model_clip_rows(const mf_model *model, bool last);
-/* clip: [tokens, values] of one; out: [clip_rows / batch, values]. */
-void mf_model_cut_clip(const mf_model *model, bool last, const float *clip, float *out);
+/* clip: [tokens, values] of one; out: [clip_rows / batch, values]; where the device computes. */
+mf_status mf_model_cut_clip(const mf_model *model, bool last, const float *clip, float *out);
 /* The velocities that the model predicts: out: [batch, tokens, values] f32, whole on every rank of a replica.
  * call: input, time and condition. Collective. */
 mf_status mf_model_velocity(mf_model *model, const mf_model_call *call, float *out);
 
 typedef struct mf_logits_call {
-    const int32_t *ids;    /* [batch, rows], this rank's tokens */
+    const int32_t *ids;    /* [batch, rows], this rank's tokens, where the device computes */
     int64_t count;         /* of tokens whose logits are wanted */
     const int64_t *tokens; /* [count] sequence * tokens + position, the same on every rank of a replica */
-    float *logits;         /* [count, vocab] f32, overwritten */
+    float *logits;         /* [count, vocab] f32, overwritten; where the device computes */
 } mf_logits_call;
 /* The scores of the token after each of some, whole on every rank: each rank's vocabulary shards stream past
  * the tokens that it has. MF_EINVAL for a token that no sequence has. Collective. */
@@ -220,7 +220,8 @@ typedef struct mf_next_call {
     int count;           /* of sequences that go on */
     const int *sequence; /* [count] which, none twice */
     const int32_t *ids;  /* [count] their next tokens, the same on every rank */
-    float *logits;       /* [count, vocab] f32 scores of the tokens after those; the same on every rank */
+    float *logits;       /* [count, vocab] f32 scores of the tokens after those; the same on every rank; where
+                            the device computes */
 } mf_next_call;
 /* Weights stay where they are, as in tp over the axes that they are cut over; what moves is a row of values a
  * sequence. New keys go to the rank that has the fewest of their sequence. */
@@ -240,7 +241,7 @@ typedef struct mf_param_view {
 int mf_model_params(const mf_model *model);
 mf_param_view mf_model_param(const mf_model *model, int index);
 
-/* This rank's flat arrays: cut parameters, and replicated ones (always f32). */
+/* This rank's flat arrays: cut parameters, and replicated ones (always f32). They are the device's. */
 typedef struct mf_model_state {
     int64_t cut, replicated; /* elements */
     int64_t first, count;    /* of the cut ones, those that this rank updates */
@@ -253,13 +254,15 @@ mf_model_state mf_model_state_get(mf_model *model);
 /* After an update of the elements that each rank updates: gives them to the ranks that hold the same weights.
  * Collective. */
 mf_status mf_model_share_updates(mf_model *model);
+/* As given to create. */
+mf_device *mf_model_device(const mf_model *model);
 /* All ranks of the mesh. */
 mf_comm *mf_model_world(const mf_model *model);
 /* Sum of squares of the cut gradients that this rank updates, each parameter's element counted on one rank.
  */
 mf_status mf_model_grad_squares(mf_model *model, double *sum);
-/* A parameter's whole gradient: [rows, cols] f32, complete on rank 0, scratch on the others. After the last
- * call of a step. Collective. */
+/* A parameter's whole gradient: [rows, cols] f32 where the device computes, complete on rank 0, scratch on
+ * the others. After the last call of a step. Collective. */
 mf_status mf_model_collect_gradient(mf_model *model, int param, float *whole);
 
 /* Fills master: [cut] f32 and the replicated weights with their initial values, which depend on the seed, the

@@ -22,6 +22,7 @@ typedef struct mf_efficiency {
 
 typedef struct mf_cluster {
     char name[MF_CLUSTER_NAME], device[MF_CLUSTER_NAME];
+    char computes[8];          /* "cpu" or "cuda", where it was measured; else "" */
     double memory_bytes;       /* of a device */
     double memory_bytes_per_s; /* read and written */
     double flops[2];           /* a second, by mf_dtype */
@@ -109,6 +110,7 @@ enum { MF_LAYOUT_TEXT = 160, MF_LEFT_OUT = 6 };
 typedef struct mf_search_options {
     mf_model_options model; /* batch: of each dp replica */
     mf_layout_words words;  /* what is given here every layout has, or it is left out */
+    const char *device;     /* as for mf_measure */
     bool any_recompute;     /* all modes of recomputation; else the model's */
     bool borrows;           /* as for mf_plan */
     int ranks;

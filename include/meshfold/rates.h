@@ -52,11 +52,12 @@ const char *mf_form_name(int form);
 
 /* What the machine at hand does, by measuring:
  *
- *     mf_calibrate_options options = {.threads = 1, .passes = 3};
+ *     mf_calibrate_options options = {.device = "cpu", .threads = 1, .passes = 3};
  *     MF_TRY(mf_calibrate(world, &options, &rates));         // from the body of mf_launch
  */
 enum { MF_CALIBRATE_PASSES = 9, MF_CALIBRATE_RANKS = 64 };
 typedef struct mf_calibrate_options {
+    const char *device;
     int threads;   /* per rank */
     int passes;    /* over everything; the median is kept */
     bool quick;    /* small sizes alone: seconds instead of minutes, and rough */
@@ -67,6 +68,6 @@ typedef struct mf_calibrate_options {
 mf_status mf_calibrate(mf_world *world, const mf_calibrate_options *options, mf_rates *out);
 /* FLOP/s of a rank in products of one fixed size, over about so many seconds: how fast the machine is now, to
  * be held against mf_rates.pace. Collective over the world. */
-mf_status mf_pace(mf_world *world, int threads, double seconds, double *flops);
+mf_status mf_pace(mf_world *world, const char *device, int threads, double seconds, double *flops);
 
 #endif

@@ -63,7 +63,7 @@ typedef struct mf_store_options {
     mf_comm *comm, *replicas;
     mf_device *device;
     mf_dtype type;
-    int64_t elements;
+    int64_t elements, most_elements; /* of this rank; the most of any of comm */
     bool grads;
     bool cut_updates; /* each replica updates its share of the elements, not all (ZeRO-1, arXiv 1910.02054) */
 } mf_store_options;
@@ -170,7 +170,8 @@ typedef struct mf_exchange {
     mf_shared keys, values;   /* [slots][batch * rows][kv_width] compute type */
     mf_shared dkeys, dvalues; /* [batch * rows][kv_width] f32 */
     mf_buffer first_key;      /* packed: int32, of the query tokens that a call of attention has here */
-    bool has_documents;       /* it is filled in */
+    int32_t *first_key_host;  /* the same for the host, where it may not touch that; else NULL */
+    bool has_documents;       /* they are filled in */
     /* Of the call at work: */
     int64_t first_kv, kv; /* key heads */
     mf_buffer delta;      /* [batch * rows][heads] f32 */
@@ -198,7 +199,7 @@ void mf_exchange_reshape(mf_exchange *exchange, int64_t tokens);
 /* For the calls that follow, of an exchange that is packed: where the document of each token begins,
  * begins: [batch, tokens] of whole sequences, which are copied; NULL: with its sequence. Not collective, but
  * the same on all ranks of comm. */
-void mf_exchange_set_documents(mf_exchange *exchange, const int32_t *begins);
+mf_status mf_exchange_set_documents(mf_exchange *exchange, const int32_t *begins);
 /* Before a layer's own keys are written: waits until no peer reads what the slot held. */
 mf_status mf_exchange_open(mf_exchange *exchange, int slot);
 /* Own values of the open slot, at head `head`: [batch * rows, ...], token to token width or kv_width. */

@@ -68,6 +68,7 @@ typedef struct mf_train_options {
     int64_t eval_every;    /* steps; 0: at the end only */
     int64_t eval_batches;  /* at most, of the held-out text; 0: all of it */
     int threads;           /* per rank */
+    const char *device;    /* of all ranks, as mf_device_name_of_rank has it; NULL: "cpu" */
     const char *init_from; /* a model folder, or NULL */
     const char *save_to;   /* folder for the trained model, or NULL; it must exist */
     mf_dataset data;
@@ -126,7 +127,8 @@ typedef struct mf_train_summary {
     int64_t steps, skipped, params;
     int64_t ran;       /* steps of this process */
     bool skipped_last; /* the last of them changed nothing, and told nobody of it */
-    const char *engine, *device;
+    const char *engine;
+    const char *device; /* as in the options: "cpu", "cuda" */
     int ranks;
     const mf_rank_report *rank; /* [ranks] */
 } mf_train_summary;
@@ -159,6 +161,7 @@ typedef struct mf_evaluate_options {
     mf_mesh_spec mesh;
     mf_layout layout;
     int threads;           /* per rank */
+    const char *device;    /* NULL: "cpu" */
     const char *init_from; /* a model folder, or NULL: weights from the seed */
     const mf_text *text;
     int64_t windows;                                                     /* at most; 0: all */
@@ -183,6 +186,7 @@ typedef struct mf_measure_options {
     mf_mesh_spec mesh;
     mf_layout layout;
     int threads;        /* per rank */
+    const char *device; /* NULL: "cpu"; a dry run takes the memory that it would take on this one */
     int64_t accumulate; /* micro-batches a step; 0: one */
     int64_t steps;      /* that are timed; one more before them warms up */
     mf_trace *trace;    /* NULL, or what rank 0's last step is added to, or the dry rank's */
@@ -203,7 +207,7 @@ typedef struct mf_measure_result {
 mf_status mf_measure(mf_world *world, const mf_measure_options *options, mf_measure_result *result);
 void mf_measure_free(mf_measure_result *result);
 /* The same run dry, on engine "dry": nothing is computed or moved, and *out holds the memory and the
- * transfers that this rank would have as a thread of this machine's CPU, to the byte. *step_s: the last step
+ * transfers that this rank would have as a thread of this machine's, to the byte. *step_s: the last step
  * by the launch's costs; 0 without. */
 mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_rank_report *out,
                          double *step_s);
@@ -222,6 +226,7 @@ typedef struct mf_verify_options {
     mf_mesh_spec mesh;
     mf_layout layout;
     int threads;                 /* per rank */
+    const char *device;          /* NULL: "cpu" */
     const char *init_from;       /* a model folder, or NULL: weights from the seed */
     int64_t sequences;           /* of all replicas together: a multiple of batch * replicas */
     const int32_t *ids, *labels; /* [sequences, tokens], the same on every rank; a negative label is masked */

@@ -2,6 +2,7 @@
 #include "cli/bench_plot.h"
 #include "cli/bench_report.h"
 #include "cli/commands.h"
+#include "cli/device_choice.h"
 #include "cli/machine.h"
 #include "cli/run_settings.h"
 
@@ -56,7 +57,7 @@ static void add_layout(settings *s, mf_flag_table *t) {
                                "flags below may stand in a mesh too, as in sp=4,stream=gather, and else "
                                "hold for every mesh that has a use for them");
     mf_table_group(t, "Engine");
-    mf_run_settings_add_engine(&s->run, t);
+    mf_run_settings_add_engine_or_one(&s->run, t);
 }
 
 static void add_measurement(settings *s, mf_flag_table *t) {
@@ -127,7 +128,7 @@ static mf_status read_lengths(const char *flag, const char *list, int64_t length
 }
 
 static mf_status read_mesh(const command *c, const char *text, mf_measure_options *out) {
-    *out = (mf_measure_options){.model = c->model, .steps = c->s.steps};
+    *out = (mf_measure_options){.model = c->model, .steps = c->s.steps, .device = c->s.run.device};
     MF_TRY(mf_run_settings_layout(&c->s.run, text, false, &out->mesh, &out->layout));
     MF_TRY(mf_run_settings_check_started(&c->s.run, text, mf_mesh_ranks(&out->mesh)));
     return mf_run_settings_threads(&c->s.run, mf_mesh_ranks(&out->mesh), &out->threads);
@@ -204,19 +205,23 @@ static mf_status limit_memory(void) {
 
 static mf_status prepare(command *c) {
     const settings *s = &c->s;
+    MF_TRY(mf_device_choose("device", &c->s.run.device));
     MF_TRY(mf_run_settings_model(&s->run, "meshfold bench", &c->model));
     c->model.batch = s->batch;
     c->model.forward_only = s->forward;
     c->bench = (mf_bench){.model = s->run.model,
-                          .engine = mf_run_settings_mpi(&s->run) ? "mpi" : "local",
+                          .engine = mf_run_settings_engine(&s->run),
+                          .device = s->run.device,
                           .recompute = s->run.recompute,
                           .forward = s->forward,
                           .rounds = (int)s->rounds,
                           .steps = (int)s->steps};
     MF_TRY(make_cases(c));
     MF_TRY(check_outputs(s));
-    MF_TRY(mf_machine_load(&c->machine));
-    return mf_run_settings_mpi(&s->run) ? MF_OK : limit_memory();
+    MF_TRY(mf_machine_load(s->run.device, &c->machine));
+    /* a GPU refuses what it has not, and its driver reserves more of the host's addresses than there is
+     * memory */
+    return mf_run_settings_mpi(&s->run) || mf_device_is_gpu(s->run.device) ? MF_OK : limit_memory();
 }
 
 /* The process's peak resident size, which reports have beside what is accounted, starts anew. Where the

@@ -1,6 +1,7 @@
 /* bench_export.c: what `meshfold bench` measured, for programs: JSON under summary.json's names, and CSV. */
 #include "cli/bench_report.h"
 
+#include "cli/device_choice.h"
 #include "cli/rank_json.h"
 #include "meshfold/io.h"
 
@@ -13,7 +14,7 @@
 enum { DIGITS = 15 };
 
 /* Of a CSV line, after what was asked. */
-enum { FIGURES = MF_CATEGORIES + 10 };
+enum { FIGURES = MF_CATEGORIES + 11 };
 
 static json_t *all_steps(const mf_bench *b, const mf_bench_case *c) {
     json_t *out = json_array();
@@ -64,11 +65,14 @@ static json_t *layout(const mf_bench *b, const mf_bench_case *c) {
 static json_t *whole(const mf_bench *b) {
     const mf_model_options *m = &b->cases->options.model;
     json_t *layouts = json_array();
+    char name[MF_DEVICE_WORDS];
+    mf_device_words(b->device, name);
     for (int i = 0; i < b->lengths * b->meshes; i++) json_array_append_new(layouts, layout(b, &b->cases[i]));
-    return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:o}", "model", b->model, "params",
+    return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:o}", "model", b->model, "params",
                      (json_int_t)mf_config_params(&m->config), "pass", b->forward ? "forward" : "training",
-                     "engine", b->engine, "device", "cpu", "dtype", mf_dtype_name(m->type), "recompute",
-                     b->recompute, "rounds", b->rounds, "steps", b->steps, "layouts", layouts);
+                     "engine", b->engine, "device", b->device, "device_name", name, "dtype",
+                     mf_dtype_name(m->type), "recompute", b->recompute, "rounds", b->rounds, "steps",
+                     b->steps, "layouts", layouts);
 }
 
 /* What is lost on the way to stdout is found when the program ends. */
@@ -108,15 +112,16 @@ static void csv_head(FILE *out) {
     for (int k = 0; k < MF_CATEGORIES; k++) fprintf(out, ",peak_%s_bytes", mf_category_name((mf_category)k));
     fprintf(out,
             ",moved_most_bytes,moved_mean_bytes,moved_predicted_bytes,step_s_median,step_s_min,step_s_max,"
-            "tokens_per_s,flops_share_of_peak,exposed_share\n");
+            "tokens_per_s,flops_share_of_peak,exposed_share,dry_peak_bytes,device\n");
 }
 
-static void csv_figures(FILE *out, const mf_bench_figures *f) {
+static void csv_figures(FILE *out, const mf_bench_figures *f, const mf_prediction *dry) {
     fprintf(out, ",%lld", (long long)f->rank->memory.peak_total);
     for (int k = 0; k < MF_CATEGORIES; k++) fprintf(out, ",%lld", (long long)f->rank->memory.peak[k]);
-    fprintf(out, ",%.0f,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g\n", f->moved_most, DIGITS, f->moved, DIGITS,
-            f->predicted, DIGITS, f->step_s, DIGITS, f->step_s_min, DIGITS, f->step_s_max, DIGITS,
-            f->tokens_per_s, DIGITS, f->flops_share, DIGITS, f->exposed);
+    fprintf(out, ",%.0f,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%.*g,%lld", f->moved_most, DIGITS, f->moved,
+            DIGITS, f->predicted, DIGITS, f->step_s, DIGITS, f->step_s_min, DIGITS, f->step_s_max, DIGITS,
+            f->tokens_per_s, DIGITS, f->flops_share, DIGITS, f->exposed,
+            (long long)dry->rank.memory.peak_total);
 }
 
 static void csv_line(FILE *out, const mf_bench *b, const mf_bench_case *c) {
@@ -127,11 +132,13 @@ static void csv_line(FILE *out, const mf_bench *b, const mf_bench_case *c) {
     csv_text(out, c->why);
     if (c->refused) {
         for (int i = 0; i < FIGURES; i++) fputc(',', out);
-        fputc('\n', out);
-        return;
+    } else {
+        mf_bench_figures f = mf_bench_figures_of(b, c);
+        csv_figures(out, &f, &c->dry);
     }
-    mf_bench_figures f = mf_bench_figures_of(b, c);
-    csv_figures(out, &f);
+    fputc(',', out);
+    csv_text(out, b->device);
+    fputc('\n', out);
 }
 
 mf_status mf_bench_write_csv(const mf_bench *b, const char *path) {

@@ -1,6 +1,7 @@
 /* bench_report.c: what `meshfold bench` measured, as tables for people. */
 #include "cli/bench_report.h"
 
+#include "cli/device_choice.h"
 #include "cli/text.h"
 
 #include <stdio.h>
@@ -15,8 +16,10 @@ void mf_bench_subject(const mf_bench *b, char out[128]) {
 
 static void print_head(const mf_bench *b) {
     const mf_model_options *m = &b->cases->options.model;
-    char subject[128];
+    char subject[128], device[MF_DEVICE_WORDS];
     mf_bench_subject(b, subject);
+    mf_device_words(b->device, device);
+    printf("device     %s: %s\n", b->device, device);
     printf("model      %s: %s, recompute %s; %lld %s%s a replica\n", b->model, subject, b->recompute,
            (long long)m->batch, m->config.family == MF_STDIT ? "clip" : "sequence", mf_plural(m->batch));
     printf("measured   %d round%s of %d step%s, engine %s\n", b->rounds, mf_plural(b->rounds), b->steps,
@@ -99,30 +102,32 @@ static void print_transfers(const mf_bench *b, int length, int width) {
     }
 }
 
+static bool is_one_of(const mf_bench *b) { return strcmp(b->engine, "one-of") == 0; }
+
 /* Of the rank that needs most: what a dry run of it says, and what was measured. */
-static void print_prediction(const mf_bench_case *c, const mf_bench_figures *f, int width) {
-    char text[4][32];
-    double real_moved = mf_moved(f->rank), dry_moved = mf_moved(&c->dry.rank);
+static void print_prediction(const mf_bench *b, const mf_bench_case *c, int width) {
+    char text[4][32], ratio[16] = "";
+    mf_bench_figures f = mf_bench_figures_of(b, c);
+    double peak = (double)f.rank->memory.peak_total, dry_peak = (double)c->dry.rank.memory.peak_total;
+    double real_moved = mf_moved(f.rank), dry_moved = mf_moved(&c->dry.rank);
     bool same = real_moved == dry_moved &&
-                memcmp(&c->dry.rank.memory, &f->rank->memory, sizeof c->dry.rank.memory) == 0;
-    printf("  %-*s %10s %10s %12s %12s  %-7s %9.3f s", width, c->mesh,
-           mf_bytes_text((double)f->rank->memory.peak_total, text[0]),
-           mf_bytes_text((double)c->dry.rank.memory.peak_total, text[1]), mf_bytes_text(real_moved, text[2]),
-           mf_bytes_text(dry_moved, text[3]), same ? "equal" : "DIFFER", f->step_s);
+                memcmp(&c->dry.rank.memory, &f.rank->memory, sizeof c->dry.rank.memory) == 0;
+    if (is_one_of(b)) snprintf(ratio, sizeof ratio, " %7.4f", peak / dry_peak);
+    printf("  %-*s %10s %10s%s %12s %12s  %-7s %9.3f s", width, c->mesh, mf_bytes_text(peak, text[0]),
+           mf_bytes_text(dry_peak, text[1]), ratio, mf_bytes_text(real_moved, text[2]),
+           mf_bytes_text(dry_moved, text[3]), same ? "equal" : "DIFFER", f.step_s);
     if (c->dry.step_s > 0)
-        printf(" %9.3f s %+7.1f%%\n", c->dry.step_s, 100 * (c->dry.step_s / f->step_s - 1));
+        printf(" %9.3f s %+7.1f%%\n", c->dry.step_s, 100 * (c->dry.step_s / f.step_s - 1));
     else
         printf(" %11s\n", "unknown");
 }
 
 static void print_predictions(const mf_bench *b, int length, int width) {
-    printf("  %-*s %10s %10s %12s %12s  %-7s %11s %11s %8s\n", width, "mesh", "peak", "dry", "moved", "dry",
-           "", "step", "predicted", "error");
+    printf("  %-*s %10s %10s%s %12s %12s  %-7s %11s %11s %8s\n", width, "mesh", "peak", "dry",
+           is_one_of(b) ? "   ratio" : "", "moved", "dry", "", "step", "predicted", "error");
     for (int i = 0; i < b->meshes; i++) {
         const mf_bench_case *c = mf_bench_at(b, length, i);
-        if (c->refused) continue;
-        mf_bench_figures f = mf_bench_figures_of(b, c);
-        print_prediction(c, &f, width);
+        if (!c->refused) print_prediction(b, c, width);
     }
 }
 
@@ -141,12 +146,16 @@ static bool any_measured(const mf_bench *b, int length) {
     return false;
 }
 
+static const char *whose(const mf_bench *b) {
+    return is_one_of(b) ? "the rank that runs" : "the rank that needs most";
+}
+
 void mf_bench_print(const mf_bench *b) {
     int width = name_width(b);
     print_head(b);
     for (int i = 0; i < b->lengths; i++) {
         long long seq = (long long)mf_bench_at(b, i, 0)->options.model.tokens;
-        printf("\n%lld tokens: peak memory of the rank that needs most\n", seq);
+        printf("\n%lld tokens: peak memory of %s\n", seq, whose(b));
         print_memory(b, i, width);
         if (!any_measured(b, i)) continue;
         printf("\n%lld tokens: a step; bytes moved by the rank that moves most\n", seq);
@@ -155,7 +164,7 @@ void mf_bench_print(const mf_bench *b) {
             printf("\n%lld tokens: bytes moved in a step, mean over ranks\n", seq);
             print_transfers(b, i, width);
         }
-        printf("\n%lld tokens: the rank that needs most, beside a dry run of it\n", seq);
+        printf("\n%lld tokens: %s, beside a dry run of it\n", seq, whose(b));
         print_predictions(b, i, width);
     }
 }

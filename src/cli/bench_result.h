@@ -24,7 +24,7 @@ typedef struct mf_bench_case {
 } mf_bench_case;
 
 typedef struct mf_bench {
-    const char *model, *engine, *recompute;
+    const char *model, *engine, *device, *recompute;
     bool forward;
     int meshes, lengths, rounds, steps;
     mf_bench_case *cases; /* [lengths][meshes] */

@@ -1,5 +1,6 @@
 /* calibrate.c: `meshfold calibrate`: measures the machine at hand and writes its description for `plan`. */
 #include "cli/commands.h"
+#include "cli/device_choice.h"
 #include "cli/flag_table.h"
 #include "cli/machine.h"
 #include "cli/predict.h"
@@ -14,14 +15,14 @@
 #include <unistd.h>
 
 typedef struct command {
-    const char *out;
+    const char *out, *device;
     char file[4096];
     int64_t passes;
     bool quick;
     mf_flag_table table;
     mf_flags flags;
     mf_machine machine;
-    int cores;
+    int cores;   /* or GPUs */
     int at_work; /* ranks that measure now */
     mf_cluster cluster;
 } command;
@@ -29,6 +30,8 @@ typedef struct command {
 static void describe(command *c) {
     mf_flag_table *t = &c->table;
     mf_table_group(t, "Measurement");
+    mf_device_flag_add(&c->device, t, "device",
+                       "what is measured: cpu or cuda; auto: cuda where there is a GPU");
     mf_table_add(t, MF_INT("passes", &c->passes, "5", 1, MF_CALIBRATE_PASSES,
                            "times that everything is measured; the median is kept"));
     mf_table_add(t,
@@ -36,11 +39,11 @@ static void describe(command *c) {
     mf_table_group(t, "Output");
     mf_table_add(t, MF_TEXT("out", &c->out, "FILE",
                             "the description, as those in clusters/ (default: where plan, train and bench "
-                            "look for the machine at hand: MESHFOLD_MACHINE, or meshfold/machine.json in "
-                            "XDG_CONFIG_HOME or ~/.config)"));
+                            "look for the machine at hand: MESHFOLD_MACHINE, or meshfold/machine.json, of "
+                            "cuda machine-cuda.json, in XDG_CONFIG_HOME or ~/.config)"));
     c->flags =
         (mf_flags){.command = "meshfold calibrate",
-                   .usage = "[--out FILE] [--passes N] [--quick]",
+                   .usage = "[--device NAME] [--out FILE] [--passes N] [--quick]",
                    .about = "measures the machine at hand and writes its description for meshfold plan",
                    .groups = t->group,
                    .group_count = t->groups};
@@ -67,7 +70,8 @@ static void progress(void *context, int done, int all) {
 
 static mf_status body(mf_world *world, void *argument) {
     command *c = argument;
-    mf_calibrate_options options = {.threads = c->cores / c->at_work,
+    mf_calibrate_options options = {.device = c->device,
+                                    .threads = c->cores / c->at_work,
                                     .passes = (int)c->passes,
                                     .quick = c->quick,
                                     .context = c,
@@ -81,7 +85,8 @@ static mf_status body(mf_world *world, void *argument) {
 /* One rank with all cores, and as many ranks as cores; between them, where there is room, powers of two. */
 static mf_status measure(command *c) {
     MF_TRY(mf_machine_look(&c->machine));
-    c->cores = (int)mf_min(mf_machine_workers(&c->machine), MF_CALIBRATE_RANKS);
+    bool gpus = mf_device_is_gpu(c->device);
+    c->cores = (int)mf_min(gpus ? mf_cuda_count() : mf_machine_workers(&c->machine), MF_CALIBRATE_RANKS);
     for (int ranks = 1; ranks <= c->cores; c->cluster.measured++) {
         c->at_work = ranks;
         MF_TRY(mf_launch(&(mf_launch_options){.engine = "local", .ranks = ranks}, body, c));
@@ -101,6 +106,25 @@ static double best(const mf_rates *r, const mf_grid *grid) {
     return most;
 }
 
+/* Of the smallest size: on a GPU an operation takes no less, whatever it does. */
+static double least_s(const mf_rates *r, const mf_grid *grid) {
+    return grid->axes ? grid->axis[0].at[0] / r->value[grid->first] : 1e-6;
+}
+
+static void describe_device(command *c) {
+    mf_cluster *out = &c->cluster;
+    bool gpu = mf_device_is_gpu(c->device);
+    char words[MF_DEVICE_WORDS];
+    mf_device_words(c->device, words);
+    snprintf(out->device, sizeof out->device, "%.90s", strcmp(words, "cpu") ? words : "a processor");
+    snprintf(out->computes, sizeof out->computes, gpu ? "cuda" : "cpu");
+    out->memory_bytes = (double)(gpu ? mf_cuda_memory_bytes(0) : c->machine.available_bytes);
+    out->shared = !gpu;
+    out->overlaps = gpu;
+    snprintf(out->level[0].name, sizeof out->level[0].name, "%s",
+             gpu ? "GPUs of one machine" : "threads of one process");
+}
+
 /* Peaks are the best that was measured; what was measured goes before them wherever it was. */
 static void describe_machine(command *c) {
     mf_cluster *out = &c->cluster;
@@ -108,17 +132,13 @@ static void describe_machine(command *c) {
     double link = best(all, &all->transfer[MF_OP_SHIFT]);
     double copies = best(one, &one->touch[MF_DO_COPY_ROWS][MF_F32]);
     snprintf(out->name, sizeof out->name, "the machine at hand");
-    snprintf(out->device, sizeof out->device, "%s",
-             c->machine.processor[0] ? c->machine.processor : "a processor");
-    out->memory_bytes = (double)c->machine.available_bytes;
+    describe_device(c);
     out->memory_bytes_per_s = copies;
     out->flops[MF_F32] = best(one, &one->gemm[MF_F32][MF_FORM_NN]);
     out->flops[MF_BF16] = best(one, &one->gemm[MF_BF16][MF_FORM_NN]);
     out->gemm = out->attention = (mf_efficiency){.share = 1};
-    out->launch_s = 1e-6;
-    out->shared = true;
+    out->launch_s = mf_device_is_gpu(c->device) ? least_s(one, &one->touch[MF_DO_ADD][MF_F32]) : 1e-6;
     out->levels = 1;
-    snprintf(out->level[0].name, sizeof out->level[0].name, "threads of one process");
     out->level[0].latency_s = 1e-6;
     out->level[0].bytes_per_s = link > 0 ? link : copies;
 }
@@ -137,7 +157,7 @@ static mf_status prepare(command *c) {
     if (c->out)
         snprintf(c->file, sizeof c->file, "%s", c->out);
     else
-        MF_TRY(mf_machine_file(c->file));
+        MF_TRY(mf_machine_file(c->device, c->file));
     snprintf(folder, sizeof folder, "%s", c->file);
     char *slash = strrchr(folder, '/');
     if (slash) slash[slash == folder] = 0;
@@ -146,6 +166,7 @@ static mf_status prepare(command *c) {
 }
 
 static mf_status run(command *c) {
+    MF_TRY(mf_device_choose("device", &c->device));
     MF_TRY(prepare(c));
     MF_TRY(measure(c));
     describe_machine(c);

@@ -1,5 +1,6 @@
 /* eval.c: `meshfold eval`: a model's loss and perplexity on a text. */
 #include "cli/commands.h"
+#include "cli/device_choice.h"
 #include "cli/rank_json.h"
 #include "cli/run_settings.h"
 #include "cli/text.h"
@@ -85,6 +86,8 @@ static mf_status prepare(command *c) {
     if (o->model.config.family == MF_STDIT)
         return MF_FAIL(MF_EINVAL, "--init %s: is a model of videos; meshfold eval reads texts", s->run.init);
     MF_TRY(mf_run_settings_threads(&s->run, mf_mesh_ranks(&o->mesh), &o->threads));
+    MF_TRY(mf_device_choose("device", &s->run.device));
+    o->device = s->run.device;
     o->model.tokens = s->seq;
     o->model.batch = s->batch;
     o->init_from = s->run.init;
@@ -128,11 +131,11 @@ static mf_status print_json(const command *c) {
     json_t *ranks = json_array();
     for (int i = 0; i < e->ranks; i++)
         json_array_append_new(ranks, mf_rank_json(&c->options.mesh, &e->rank[i]));
-    json_t *out = json_pack("{s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:o, s:o}", "loss", e->loss, "perplexity",
-                            exp(e->loss), "tokens", (json_int_t)e->tokens, "windows", (json_int_t)e->windows,
-                            "seq", (json_int_t)c->s.seq, "tokens_per_s", (double)e->tokens / e->seconds,
-                            "flops_share_of_peak", e->flops / e->seconds / e->peak_flops, "mesh",
-                            mf_mesh_json(&c->options.mesh), "ranks", ranks);
+    json_t *out = json_pack(
+        "{s:s, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:o, s:o}", "device", c->s.run.device, "loss", e->loss,
+        "perplexity", exp(e->loss), "tokens", (json_int_t)e->tokens, "windows", (json_int_t)e->windows, "seq",
+        (json_int_t)c->s.seq, "tokens_per_s", (double)e->tokens / e->seconds, "flops_share_of_peak",
+        e->flops / e->seconds / e->peak_flops, "mesh", mf_mesh_json(&c->options.mesh), "ranks", ranks);
     if (!out) return MF_FAIL(MF_ENOMEM, "no memory for the report");
     json_dumpf(out, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     printf("\n");
@@ -152,6 +155,15 @@ static mf_status run(command *c) {
     return MF_OK;
 }
 
+static void report_shortage(const command *c, mf_status status) {
+    mf_shortage_report(&(mf_shortage){.settings = &c->s.run,
+                                      .mesh = c->s.mesh,
+                                      .model = &c->options.model,
+                                      .seq = c->s.seq,
+                                      .inference = true},
+                       status);
+}
+
 int mf_command_eval(int argc, char **argv) {
     command c = {0};
     describe(&c);
@@ -161,6 +173,7 @@ int mf_command_eval(int argc, char **argv) {
     else if (!status)
         status = run(&c);
     int code = status ? mf_report_error(status) : 0;
+    report_shortage(&c, status);
     if (c.s.run.launched && status) mf_abort_peers(code);
     mf_evaluation_free(&c.result);
     mf_text_free(&c.text);

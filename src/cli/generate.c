@@ -1,5 +1,6 @@
 /* generate.c: `meshfold generate`: what a model says next, or shows. */
 #include "cli/commands.h"
+#include "cli/device_choice.h"
 #include "cli/generate_clips.h"
 #include "cli/generate_report.h"
 #include "cli/run_settings.h"
@@ -205,6 +206,8 @@ static mf_status find_model(command *c) {
     MF_TRY(mf_run_settings_layout(&s->run, s->mesh, true, &o->mesh, &o->layout));
     MF_TRY(mf_run_settings_model(&s->run, "meshfold generate", &o->model));
     MF_TRY(mf_run_settings_threads(&s->run, mf_mesh_ranks(&o->mesh), &o->threads));
+    MF_TRY(mf_device_choose("device", &s->run.device));
+    o->device = s->run.device;
     return mf_generate_clips_check(&c->flags, o->model.config.family == MF_STDIT);
 }
 
@@ -263,6 +266,7 @@ static mf_status run(command *c) {
     mf_generate_report report = {.result = &c->result,
                                  .mesh = &c->options.mesh,
                                  .mesh_text = c->s.mesh,
+                                 .device = c->s.run.device,
                                  .positions = c->options.model.config.positions,
                                  .prompts = c->prompts,
                                  .answer = c->answer};

@@ -161,6 +161,7 @@ static mf_status prepare(job *j) {
                             .mesh = r->spec,
                             .layout = r->layout,
                             .threads = r->threads,
+                            .device = r->run->device,
                             .init_from = r->run->model,
                             .clips = s->clips,
                             .steps = s->steps,
@@ -216,8 +217,8 @@ static void print(const job *j) {
             (long long)s->clips, mf_plural(s->clips), (long long)j->shape.frames, (long long)j->shape.width,
             (long long)j->shape.height, mf_seconds_text(g->seconds, a), (long long)s->steps,
             mf_plural(s->steps), 100 * g->flops / g->seconds / g->peak_flops);
-    fprintf(stderr, "memory of a rank: peak %s; %d rank%s, %s\n", mf_bytes_text((double)peak, b), g->ranks,
-            mf_plural(g->ranks), j->request->mesh);
+    fprintf(stderr, "memory of a rank: peak %s; %d rank%s, %s, on %s\n", mf_bytes_text((double)peak, b),
+            g->ranks, mf_plural(g->ranks), j->request->mesh, j->request->run->device);
     if (s->out && s->clips > 1 && !j->writer)
         fprintf(stderr, "wrote %.*s-1.y4m to -%lld.y4m\n", stem_of(s->out), s->out, (long long)s->clips);
     else if (s->out)
@@ -230,12 +231,12 @@ static mf_status print_json(const job *j) {
     json_t *ranks = json_array();
     for (int i = 0; i < g->ranks; i++)
         json_array_append_new(ranks, mf_rank_json(&j->options.mesh, &g->rank[i]));
-    json_t *out =
-        json_pack("{s:I, s:I, s:[I,I,I,I], s:f, s:f, s:o, s:o}", "clips", (json_int_t)j->shape.clips, "steps",
-                  (json_int_t)j->request->clips->steps, "shape", (json_int_t)j->shape.frames,
-                  (json_int_t)j->shape.height, (json_int_t)j->shape.width, (json_int_t)j->shape.channels,
-                  "seconds", g->seconds, "flops_share_of_peak", g->flops / g->seconds / g->peak_flops, "mesh",
-                  mf_mesh_json(&j->options.mesh), "ranks", ranks);
+    json_t *out = json_pack(
+        "{s:s, s:I, s:I, s:[I,I,I,I], s:f, s:f, s:o, s:o}", "device", j->request->run->device, "clips",
+        (json_int_t)j->shape.clips, "steps", (json_int_t)j->request->clips->steps, "shape",
+        (json_int_t)j->shape.frames, (json_int_t)j->shape.height, (json_int_t)j->shape.width,
+        (json_int_t)j->shape.channels, "seconds", g->seconds, "flops_share_of_peak",
+        g->flops / g->seconds / g->peak_flops, "mesh", mf_mesh_json(&j->options.mesh), "ranks", ranks);
     if (!out) return MF_FAIL(MF_ENOMEM, "no memory for the report");
     json_dumpf(out, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     printf("\n");

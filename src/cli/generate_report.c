@@ -44,8 +44,8 @@ void mf_generate_print(const mf_generate_report *r) {
                 100 * step_rate(g) / g->bandwidth, g->bandwidth / 1e9);
     fprintf(stderr, "memory   of a rank: weights %s, ", mf_bytes_text((double)weights, a));
     fprintf(stderr, "cache %s, ", mf_bytes_text((double)g->cache_bytes, a));
-    fprintf(stderr, "peak %s; %d rank%s, %s\n", mf_bytes_text((double)peak, a), g->ranks, mf_plural(g->ranks),
-            r->mesh_text);
+    fprintf(stderr, "peak %s; %d rank%s, %s, on %s\n", mf_bytes_text((double)peak, a), g->ranks,
+            mf_plural(g->ranks), r->mesh_text, r->device);
     print_lengths(r);
 }
 
@@ -66,14 +66,14 @@ mf_status mf_generate_print_json(const mf_generate_report *r) {
     json_t *answers = json_array(), *ranks = json_array();
     for (int i = 0; i < r->prompts; i++) json_array_append_new(answers, answer_json(&r->answer[i]));
     for (int i = 0; i < g->ranks; i++) json_array_append_new(ranks, mf_rank_json(r->mesh, &g->rank[i]));
-    json_t *out = json_pack("{s:o, s:{s:I, s:f, s:f, s:f}, s:{s:I, s:I, s:f, s:f, s:f, s:f}, s:I, s:o, s:o}",
-                            "answers", answers, "prefill", "tokens", (json_int_t)g->read, "seconds",
-                            g->read_s, "tokens_per_s", per_second(g->read, g->read_s), "flops_share_of_peak",
-                            g->read ? g->read_flops / g->read_s / g->peak_flops : 0, "decode", "tokens",
-                            (json_int_t)g->made, "steps", (json_int_t)g->steps, "seconds", g->made_s,
-                            "tokens_per_s", per_second(g->made, g->made_s), "bytes_per_s", step_rate(g),
-                            "memory_bytes_per_s", g->bandwidth, "cache_bytes", (json_int_t)g->cache_bytes,
-                            "mesh", mf_mesh_json(r->mesh), "ranks", ranks);
+    json_t *out = json_pack(
+        "{s:s, s:o, s:{s:I, s:f, s:f, s:f}, s:{s:I, s:I, s:f, s:f, s:f, s:f}, s:I, s:o, s:o}", "device",
+        r->device, "answers", answers, "prefill", "tokens", (json_int_t)g->read, "seconds", g->read_s,
+        "tokens_per_s", per_second(g->read, g->read_s), "flops_share_of_peak",
+        g->read ? g->read_flops / g->read_s / g->peak_flops : 0, "decode", "tokens", (json_int_t)g->made,
+        "steps", (json_int_t)g->steps, "seconds", g->made_s, "tokens_per_s", per_second(g->made, g->made_s),
+        "bytes_per_s", step_rate(g), "memory_bytes_per_s", g->bandwidth, "cache_bytes",
+        (json_int_t)g->cache_bytes, "mesh", mf_mesh_json(r->mesh), "ranks", ranks);
     if (!out) return MF_FAIL(MF_ENOMEM, "no memory for the report");
     json_dumpf(out, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     printf("\n");

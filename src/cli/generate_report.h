@@ -17,7 +17,7 @@ typedef struct mf_answer {
 typedef struct mf_generate_report {
     const mf_generation *result;
     const mf_mesh_spec *mesh;
-    const char *mesh_text;
+    const char *mesh_text, *device;
     int64_t positions; /* that the model was made for; 0: not said */
     int prompts;
     const mf_answer *answer; /* [prompts] */

@@ -2,6 +2,7 @@
  * that so many ranks can make. The fastest that fits comes first.
  */
 #include "cli/commands.h"
+#include "cli/device_choice.h"
 #include "cli/machine.h"
 #include "cli/plan_analytic.h"
 #include "cli/plan_table.h"
@@ -57,6 +58,9 @@ static void describe_cluster(settings *s, mf_flag_table *t) {
                  MF_TEXT("cluster", &s->cluster, "FILE",
                          "its description, as those in clusters/ (default: the machine at hand, as meshfold "
                          "calibrate found it)"));
+    mf_device_flag_add(&s->run.device, t, "device",
+                       "whose workspace ranks take: cpu, or cuda, whether there is a GPU here or not; auto: "
+                       "cuda where there is one");
     mf_table_add(
         t, MF_INT("ranks", &s->ranks, NULL, 1, RANKS_MOST,
                   "how many; without --mesh, every mesh and layout that they can make is searched, in every "
@@ -123,7 +127,8 @@ static void help(const command *c) {
     mf_print_presets();
     printf("\nMemory and bytes are those of the program itself: the step is run, only without computing. "
            "Workspace is\n"
-           "that of the CPU's operations. Times follow from the cluster's description, in which some figures "
+           "that of the operations of --device. Times follow from the cluster's description, in which some "
+           "figures "
            "are\n"
            "assumed: the file says which.\n"
            "\nExamples\n"
@@ -178,7 +183,7 @@ static mf_status check_flags(const command *c) {
 static mf_status find_cluster(command *c) {
     mf_cluster *machine = NULL;
     if (c->s.cluster) return mf_blame("--cluster", mf_cluster_load(c->s.cluster, &c->cluster));
-    MF_TRY(mf_machine_load(&machine));
+    MF_TRY(mf_machine_load(c->s.run.device, &machine));
     if (!machine)
         return MF_FAIL(MF_EINVAL, "meshfold plan needs --cluster, or meshfold calibrate to have measured the "
                                   "machine at hand");
@@ -197,6 +202,7 @@ static mf_status check_kind(const command *c) {
 static mf_status prepare(command *c) {
     const settings *s = &c->s;
     MF_TRY(check_flags(c));
+    MF_TRY(mf_device_choose_dry("device", &c->s.run.device));
     MF_TRY(mf_run_settings_model(&s->run, "meshfold plan", &c->model));
     MF_TRY(check_kind(c));
     MF_TRY(
@@ -207,7 +213,7 @@ static mf_status prepare(command *c) {
 }
 
 static mf_status plan_one(const command *c, const char *mesh, mf_plan_row *out) {
-    *out = (mf_plan_row){.options = {.model = c->model, .threads = 1}};
+    *out = (mf_plan_row){.options = {.model = c->model, .threads = 1, .device = c->s.run.device}};
     snprintf(out->mesh, sizeof out->mesh, "%s", mesh);
     MF_TRY(mf_run_settings_layout(&c->s.run, mesh, false, &out->options.mesh, &out->options.layout));
     int ranks = mf_mesh_ranks(&out->options.mesh);
@@ -248,6 +254,7 @@ static mf_status plan_search(command *c) {
     c->search = (mf_search_options){.model = c->model,
                                     .words = mf_run_settings_words(&c->s.run),
                                     .any_recompute = !mf_flags_given(&c->flags, "recompute"),
+                                    .device = c->s.run.device,
                                     .borrows = c->s.borrow,
                                     .ranks = (int)c->s.ranks,
                                     .threads = mf_machine_workers(&machine)};

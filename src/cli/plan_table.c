@@ -179,6 +179,7 @@ void mf_plan_print(const mf_plan_table *t) {
         "memory is held: state "
         "is "
         "weights,\ngradients and the optimizer's, activ. what is kept for backward, flight what comes from "
-        "other ranks, work the\nCPU's workspace. Exposed is the share of a step that the rank waits for "
+        "other ranks, work the\noperations' workspace. Exposed is the share of a step that the rank waits "
+        "for "
         "transfers.\n");
 }

@@ -66,7 +66,7 @@ static mf_status add_rows(validation *v, const char *mesh) {
     const mf_model_options *model = &v->o->model;
     for (int64_t tokens = MF_VALIDATE_LEAST; tokens <= model->tokens; tokens *= 2) {
         row *r = &v->row[v->rows++];
-        *r = (row){.mesh = mesh, .options.model = *model};
+        *r = (row){.mesh = mesh, .options.model = *model, .options.device = v->o->settings->device};
         r->options.model.tokens = tokens;
         MF_TRY(mf_run_settings_layout(v->o->settings, mesh, false, &r->options.mesh, &r->options.layout));
         MF_TRY(mf_model_check(&r->options.model, &r->options.layout, &r->options.mesh));
@@ -91,9 +91,9 @@ static mf_status body(mf_world *world, void *argument) {
     const mf_measure_options *o = &v->at_work->options;
     double before = 0, after = 0;
     mf_measure_result own = {0};
-    MF_TRY(mf_pace(world, o->threads, pace_s, &before));
+    MF_TRY(mf_pace(world, o->device, o->threads, pace_s, &before));
     mf_status status = mf_measure(world, o, mf_world_rank(world) == 0 ? &v->result : &own);
-    if (!status) status = mf_pace(world, o->threads, pace_s, &after);
+    if (!status) status = mf_pace(world, o->device, o->threads, pace_s, &after);
     if (mf_world_rank(world) == 0) v->pace = 0.5 * (before + after);
     return status;
 }

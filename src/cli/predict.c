@@ -9,40 +9,50 @@
 #include <string.h>
 #include <unistd.h>
 
-mf_status mf_machine_file(char out[4096]) {
+mf_status mf_machine_file(const char *device, char out[4096]) {
+    const char *name = mf_device_is_gpu(device) ? "machine-cuda" : "machine";
     const char *file = getenv("MESHFOLD_MACHINE"), *folder = getenv("XDG_CONFIG_HOME"),
                *home = getenv("HOME");
     int length = 0;
     if (file && *file)
         length = snprintf(out, 4096, "%s", file);
     else if (folder && *folder)
-        length = snprintf(out, 4096, "%s/meshfold/machine.json", folder);
+        length = snprintf(out, 4096, "%s/meshfold/%s.json", folder, name);
     else if (home && *home)
-        length = snprintf(out, 4096, "%s/.config/meshfold/machine.json", home);
+        length = snprintf(out, 4096, "%s/.config/meshfold/%s.json", home, name);
     if (length > 0 && length < 4096) return MF_OK;
     return MF_FAIL(MF_EINVAL, "none of MESHFOLD_MACHINE, XDG_CONFIG_HOME and HOME says where the machine's "
                               "description is");
 }
 
-mf_status mf_machine_load(mf_cluster **out) {
+/* Before there were GPUs, files did not say it. */
+static bool is_of(const mf_cluster *machine, const char *device) {
+    const char *kind = mf_device_is_gpu(device) ? "cuda" : "cpu";
+    return strcmp(*machine->computes ? machine->computes : "cpu", kind) == 0;
+}
+
+mf_status mf_machine_load(const char *device, mf_cluster **out) {
     char path[4096];
     *out = NULL;
-    MF_TRY(mf_machine_file(path));
+    MF_TRY(mf_machine_file(device, path));
     if (access(path, F_OK) != 0) return MF_OK;
     MF_TRY(mf_host_alloc(1, sizeof **out, out));
     mf_status status = mf_cluster_load(path, *out);
-    if (!status) return MF_OK;
+    if (!status && is_of(*out, device)) return MF_OK;
     mf_host_free(*out);
     *out = NULL;
-    return mf_error_pass(__FILE__, __LINE__, status);
+    return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
 }
 
-/* More ranks than were measured share the cores, each with as many threads. */
-static bool times_known(const mf_cluster *machine, int ranks, int threads) {
+/* More ranks than were measured share the cores, each with as many threads. A GPU's rates don't depend on
+ * threads. */
+static bool times_known(const mf_cluster *machine, const mf_measure_options *options) {
+    int ranks = mf_mesh_ranks(&options->mesh);
+    bool gpu = mf_device_is_gpu(options->device);
     for (int i = 0; machine && i < machine->measured; i++) {
         const mf_rates *r = &machine->rates[i];
-        bool most = i + 1 == machine->measured && ranks > r->ranks;
-        if ((r->ranks == ranks || most) && r->threads == threads) return true;
+        bool most = !gpu && i + 1 == machine->measured && ranks > r->ranks;
+        if ((r->ranks == ranks || most) && (gpu || r->threads == options->threads)) return true;
     }
     return false;
 }
@@ -50,7 +60,7 @@ static bool times_known(const mf_cluster *machine, int ranks, int threads) {
 mf_status mf_predict(const mf_cluster *machine, const mf_measure_options *options, bool borrows, int rank,
                      mf_prediction *out) {
     mf_plan_result plan;
-    bool timed = times_known(machine, mf_mesh_ranks(&options->mesh), options->threads);
+    bool timed = times_known(machine, options);
     const mf_cluster *cluster = timed ? machine : NULL;
     MF_TRY(mf_plan_after(cluster, options, rank, borrows, options->steps > 0, &plan));
     *out = (mf_prediction){.rank = plan.rank, .step_s = plan.step_s, .packed = options->model.packed};

@@ -14,10 +14,11 @@ typedef struct mf_prediction {
 } mf_prediction;
 
 /* Where `meshfold calibrate` writes and others look for the machine at hand: MESHFOLD_MACHINE, else
- * meshfold/machine.json in XDG_CONFIG_HOME or ~/.config. MF_EINVAL where none of them is set. */
-mf_status mf_machine_file(char out[4096]);
-/* The machine at hand; *known: it was calibrated. Owned by the caller (mf_host_free); NULL when unknown. */
-mf_status mf_machine_load(mf_cluster **out);
+ * meshfold/machine.json, of a GPU machine-cuda.json, in XDG_CONFIG_HOME or ~/.config. MF_EINVAL where none of
+ * them is set. */
+mf_status mf_machine_file(const char *device, char out[4096]);
+/* The machine at hand; NULL: such a device was not calibrated there. Owned by the caller (mf_host_free). */
+mf_status mf_machine_load(const char *device, mf_cluster **out);
 /* Of the last step. machine: or NULL. options->steps: that the real run had after its first. borrows: as the
  * real run does. */
 mf_status mf_predict(const mf_cluster *machine, const mf_measure_options *options, bool borrows, int rank,

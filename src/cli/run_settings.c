@@ -1,6 +1,7 @@
 /* run_settings.c: see run_settings.h. */
 #include "cli/run_settings.h"
 
+#include "cli/device_choice.h"
 #include "cli/flag_value.h"
 #include "cli/machine.h"
 
@@ -88,10 +89,15 @@ void mf_run_settings_add_meshes(mf_run_settings *s, mf_flag_table *t, mf_words *
     mf_run_settings_add_zero(s, t);
 }
 
-void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {
-    mf_table_add(
-        t, MF_CHOICE("engine", &s->engine, "auto|local|mpi", "auto",
-                     "ranks as threads, or as processes that mpiexec started; auto: mpi under mpiexec"));
+#define WAYS                                                                                                 \
+    "ranks as threads, or as processes that mpiexec started; auto: mpi under mpiexec; nccl: either, a GPU "  \
+    "each, and NCCL sends what is in their memory"
+
+static void add_ranks(mf_run_settings *s, mf_flag_table *t) {
+    mf_device_flag_add(&s->device, t, "device",
+                       "what computes: cpu, cuda, or cuda:1 for the second GPU; of several GPUs ranks take "
+                       "turns; auto: cuda where there is a GPU, else cpu; +cudnn after a GPU's name: cuDNN "
+                       "computes attention over long chunks, whose gradients then differ from run to run");
     mf_table_add(t, MF_INT("threads", &s->threads, NULL, 1, 4096,
                            "compute threads of a rank (default: the cores divided by the ranks)"));
     mf_table_add(t, MF_SWITCH("no-borrow", &s->no_borrow,
@@ -99,6 +105,21 @@ void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {
     mf_table_add(
         t, MF_REAL("comm-timeout", &s->comm_timeout, "300", 0.01, 1e9,
                    "seconds that a rank waits for its peers, also while they compute, before the run fails"));
+}
+
+void mf_run_settings_add_engine(mf_run_settings *s, mf_flag_table *t) {
+    mf_table_add(t, MF_CHOICE("engine", &s->engine, "auto|local|mpi|nccl", "auto", WAYS));
+    add_ranks(s, t);
+}
+
+void mf_run_settings_add_engine_or_one(mf_run_settings *s, mf_flag_table *t) {
+    mf_table_add(
+        t, MF_CHOICE("engine", &s->engine, "auto|local|mpi|nccl|one-of", "auto",
+                     WAYS
+                     "; one-of: "
+                     "one rank alone, to see its memory and its time, with stand-ins for what others send"));
+    mf_table_add(t, MF_INT("rank", &s->rank, "0", 0, 1 << 20, "which rank --engine one-of computes"));
+    add_ranks(s, t);
 }
 
 void mf_run_settings_add_dtype(mf_run_settings *s, mf_flag_table *t) {
@@ -204,17 +225,36 @@ mf_status mf_run_settings_threads(const mf_run_settings *s, int ranks, int *out)
     if (s->threads > 0) return MF_OK;
     MF_TRY(mf_machine_look(&machine));
     if (mf_run_settings_mpi(s)) ranks = mf_mpi_local_ranks();
+    if (mf_run_settings_one_of(s)) ranks = 1;
     *out = (int)mf_max(1, mf_machine_workers(&machine) / ranks);
     return MF_OK;
 }
 
+bool mf_run_settings_one_of(const mf_run_settings *s) { return strcmp(s->engine, "one-of") == 0; }
+
 bool mf_run_settings_mpi(const mf_run_settings *s) {
-    return strcmp(s->engine, "mpi") == 0 || (strcmp(s->engine, "auto") == 0 && mf_launched_by_mpi());
+    if (mf_run_settings_one_of(s)) return false;
+    return strcmp(s->engine, "mpi") == 0 || (strcmp(s->engine, "local") != 0 && mf_launched_by_mpi());
+}
+
+const char *mf_run_settings_engine(const mf_run_settings *s) {
+    if (strcmp(s->engine, "nccl") == 0) return "nccl";
+    if (mf_run_settings_one_of(s)) return "one-of";
+    return mf_run_settings_mpi(s) ? "mpi" : "local";
+}
+
+static mf_status check_rank(const mf_run_settings *s, const char *mesh, int ranks) {
+    if (s->rank > 0 && !mf_run_settings_one_of(s))
+        return MF_FAIL(MF_EINVAL, "--rank %lld: is of --engine one-of", (long long)s->rank);
+    if (s->rank < ranks) return MF_OK;
+    return MF_FAIL(MF_EINVAL, "--rank %lld: --mesh %s has %d rank%s, the first is 0", (long long)s->rank,
+                   mesh, ranks, ranks == 1 ? "" : "s");
 }
 
 /* Said here and not by the engine, which knows nothing of meshes. */
 mf_status mf_run_settings_check_started(const mf_run_settings *s, const char *mesh, int ranks) {
     int started = mf_mpi_ranks();
+    MF_TRY(check_rank(s, mesh, ranks));
     if (!mf_run_settings_mpi(s) || !*mf_mpi_description() || ranks == started) return MF_OK;
     if (!mf_launched_by_mpi())
         return MF_FAIL(MF_EINVAL, "--engine mpi: --mesh %s needs mpiexec -n %d before meshfold", mesh, ranks);
@@ -225,10 +265,11 @@ mf_status mf_run_settings_check_started(const mf_run_settings *s, const char *me
 }
 
 mf_status mf_run_settings_launch(mf_run_settings *s, int ranks, mf_rank_body body, void *argument) {
-    mf_launch_options options = {.engine = mf_run_settings_mpi(s) ? "mpi" : "local",
+    mf_launch_options options = {.engine = mf_run_settings_engine(s),
                                  .ranks = ranks,
                                  .timeout_s = s->comm_timeout,
-                                 .no_borrow = s->no_borrow};
+                                 .no_borrow = s->no_borrow,
+                                 .only_rank = (int)s->rank};
     s->launched = true;
     return mf_launch(&options, body, argument);
 }

@@ -15,11 +15,13 @@
 
 typedef struct mf_run_settings {
     const char *model, *init, *engine, *dtype, *recompute;
+    const char *device; /* what mf_device_choose made of it */
     const char *stream, *attention_stream, *mlp_stream, *exchange, *reduction; /* NULL: not given */
     const char *grid;                                                          /* the same */
     int64_t kv_bucket, zero, threads, seed, frames;
     double comm_timeout;
     bool no_borrow, packed;
+    int64_t rank;  /* of --engine one-of */
     bool launched; /* mf_run_settings_launch was reached: peers may have to be ended */
 } mf_run_settings;
 
@@ -42,8 +44,10 @@ void mf_run_settings_add_mesh(mf_run_settings *settings, mf_flag_table *table, c
 /* A list of --mesh, which `about` explains, the same, and --zero. */
 void mf_run_settings_add_meshes(mf_run_settings *settings, mf_flag_table *table, mf_words *meshes,
                                 const char *about);
-/* --engine, --threads, --no-borrow, --comm-timeout. */
+/* --engine, --device, --threads, --no-borrow, --comm-timeout. */
 void mf_run_settings_add_engine(mf_run_settings *settings, mf_flag_table *table);
+/* The same, where one rank of a mesh can be run alone: --engine one-of, --rank. */
+void mf_run_settings_add_engine_or_one(mf_run_settings *settings, mf_flag_table *table);
 /* --dtype alone, where nothing is kept for backward. */
 void mf_run_settings_add_dtype(mf_run_settings *settings, mf_flag_table *table);
 /* --dtype, --recompute. */
@@ -70,6 +74,10 @@ mf_status mf_run_settings_text(const mf_run_settings *settings, const mf_words *
 mf_status mf_run_settings_threads(const mf_run_settings *settings, int ranks, int *out);
 /* Ranks run under mpiexec, as its processes. */
 bool mf_run_settings_mpi(const mf_run_settings *settings);
+/* --engine one-of was given. */
+bool mf_run_settings_one_of(const mf_run_settings *settings);
+/* As mf_launch names it. */
+const char *mf_run_settings_engine(const mf_run_settings *settings);
 /* MF_EINVAL when mpiexec started another number of ranks than `mesh` has. */
 mf_status mf_run_settings_check_started(const mf_run_settings *settings, const char *mesh, int ranks);
 /* mf_launch as the settings say. */

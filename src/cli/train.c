@@ -1,5 +1,6 @@
 /* train.c: `meshfold train`. */
 #include "cli/commands.h"
+#include "cli/device_choice.h"
 #include "cli/predict.h"
 #include "cli/resume.h"
 #include "cli/run_folder.h"
@@ -55,7 +56,7 @@ static void add_layout(settings *s, mf_flag_table *t) {
                              "stand here too, as in sp=4,stream=gather");
     mf_run_settings_add_zero(&s->run, t);
     mf_table_group(t, "Engine");
-    mf_run_settings_add_engine(&s->run, t);
+    mf_run_settings_add_engine_or_one(&s->run, t);
 }
 
 static void add_step(settings *s, mf_flag_table *t) {
@@ -156,6 +157,7 @@ static mf_status fill_defaults(command *c) {
     s->run.threads = threads;
     if (s->warmup < 0) s->warmup = s->steps / 20;
     if (s->min_lr < 0) s->min_lr = s->lr / 10;
+    MF_TRY(mf_device_choose("device", &s->run.device));
     mf_flags_settle(&c->flags, "threads");
     mf_flags_settle(&c->flags, "warmup");
     mf_flags_settle(&c->flags, "min-lr");
@@ -185,6 +187,7 @@ static void fill_options(command *c) {
     o->eval_every = s->eval_every;
     o->eval_batches = s->eval_batches;
     o->threads = (int)s->run.threads;
+    o->device = s->run.device;
     o->init_from = s->run.init;
     o->save_to = c->save_to;
     o->checkpoints = c->checkpoints;
@@ -200,7 +203,8 @@ static void fill_options(command *c) {
                                   .dtype = s->run.dtype,
                                   .options = o,
                                   .machine = c->machine,
-                                  .borrows = !s->run.no_borrow};
+                                  .borrows = !s->run.no_borrow,
+                                  .one_of = mf_run_settings_one_of(&s->run)};
 }
 
 /* A resumed run's model is the checkpoint's, wherever --model's file has gone since. */
@@ -267,7 +271,7 @@ static mf_status prepare(command *c) {
     MF_TRY(fill_defaults(c));
     MF_TRY(resolve(c));
     MF_TRY(name_outputs(c));
-    MF_TRY(mf_machine_load(&c->machine));
+    MF_TRY(mf_machine_load(s->run.device, &c->machine));
     fill_options(c);
     MF_TRY(mf_train_check(&c->options));
     bool own = c->resume.folder && !is_elsewhere(c);
@@ -303,6 +307,15 @@ static void free_all(command *c) {
     mf_resume_free(&c->resume);
 }
 
+static void report_shortage(const command *c, mf_status status) {
+    bool video = c->options.model.config.family == MF_STDIT;
+    mf_shortage_report(&(mf_shortage){.settings = &c->s.run,
+                                      .mesh = c->s.mesh,
+                                      .model = &c->options.model,
+                                      .seq = video ? 0 : c->s.seq},
+                       status);
+}
+
 int mf_command_train(int argc, char **argv) {
     command c = {0};
     describe(&c);
@@ -314,6 +327,7 @@ int mf_command_train(int argc, char **argv) {
         if (!status) status = launch(&c);
     }
     int code = status ? mf_report_error(status) : 0;
+    report_shortage(&c, status);
     if (status == MF_EIO && c.report.started) code = 1; /* what failed was an output */
     if (c.s.run.launched && status) mf_abort_peers(code);
     free_all(&c);

@@ -1,6 +1,7 @@
 /* train_report.c: see train_report.h. */
 #include "cli/train_report.h"
 
+#include "cli/device_choice.h"
 #include "cli/metrics_file.h"
 #include "cli/model_text.h"
 #include "cli/predict.h"
@@ -8,6 +9,7 @@
 #include "cli/run_folder.h"
 #include "cli/text.h"
 #include "meshfold/checkpoint.h"
+#include "meshfold/comm.h"
 
 #include <errno.h>
 #include <math.h>
@@ -64,7 +66,9 @@ static void print_clips(const mf_video_set *clips) {
 static void print_start(const mf_train_report *r, const mf_train_options *o, double peak_flops) {
     const mf_model_config *m = &o->model.config;
     int64_t sequences = o->model.batch * o->accumulate;
-    char params[32], text[MF_MODEL_TEXT];
+    char params[32], text[MF_MODEL_TEXT], device[MF_DEVICE_WORDS];
+    mf_device_words(o->device, device);
+    printf("device     %s: %s\n", o->device, device);
     printf("model      %s parameters: %s\n", mf_rate_text((double)mf_config_params(m), params),
            mf_config_text(m, text));
     printf("mesh       ");
@@ -102,13 +106,20 @@ static mf_status started(void *context, const mf_train_options *o, double peak_f
     return MF_OK;
 }
 
-static void print_step(const mf_step_metrics *m) {
+static void print_values(const mf_train_report *r, const mf_step_metrics *m) {
+    if (r->one_of)
+        printf("loss -  grad -");
+    else
+        printf("loss %.4f  grad %.3f", fabs(m->loss), fabs(m->grad_norm));
+}
+
+static void print_step(const mf_train_report *r, const mf_step_metrics *m) {
     char rate[32], peak[32], left[32];
     int width = snprintf(NULL, 0, "%lld", (long long)m->steps);
-    printf("step %*lld/%lld  loss %.4f  grad %.3f  lr %.2e  %s tokens/s  %.0f%% of peak  %s  %s left", width,
-           (long long)m->step, (long long)m->steps, fabs(m->loss), fabs(m->grad_norm), m->lr,
-           mf_rate_text(m->tokens_per_s, rate), 100 * m->flops_share,
-           mf_bytes_text((double)m->peak_bytes, peak), text_time(m->left_s, left));
+    printf("step %*lld/%lld  ", width, (long long)m->step, (long long)m->steps);
+    print_values(r, m);
+    printf("  lr %.2e  %s tokens/s  %.0f%% of peak  %s  %s left", m->lr, mf_rate_text(m->tokens_per_s, rate),
+           100 * m->flops_share, mf_bytes_text((double)m->peak_bytes, peak), text_time(m->left_s, left));
     if (m->skipped) printf("  %lld skipped", (long long)m->skipped);
     printf("\n");
 }
@@ -116,13 +127,17 @@ static void print_step(const mf_step_metrics *m) {
 /* JSON has no word for a value that is not finite: null stands for it. */
 static json_t *real(double value) { return value - value == 0.0 ? json_real(value) : json_null(); }
 
+/* What one rank alone finds among stand-ins means nothing. */
+static json_t *value(const mf_train_report *r, double found) { return r->one_of ? json_null() : real(found); }
+
 static mf_status stepped(void *context, const mf_step_metrics *m) {
     mf_train_report *r = context;
-    if (!r->json) print_step(m);
-    return put(r, json_pack("{s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:I, s:I}", "step", (json_int_t)m->step,
-                            "loss", real(m->loss), "grad_norm", real(m->grad_norm), "lr", m->lr, "tokens",
-                            (json_int_t)m->tokens, "step_s", m->step_s, "tokens_per_s", m->tokens_per_s,
-                            "peak_bytes", (json_int_t)m->peak_bytes, "skipped", (json_int_t)m->skipped));
+    if (!r->json) print_step(r, m);
+    return put(r,
+               json_pack("{s:I, s:o, s:o, s:f, s:I, s:f, s:f, s:I, s:I}", "step", (json_int_t)m->step, "loss",
+                         value(r, m->loss), "grad_norm", value(r, m->grad_norm), "lr", m->lr, "tokens",
+                         (json_int_t)m->tokens, "step_s", m->step_s, "tokens_per_s", m->tokens_per_s,
+                         "peak_bytes", (json_int_t)m->peak_bytes, "skipped", (json_int_t)m->skipped));
 }
 
 static mf_status evaluated(void *context, int64_t step, double loss) {
@@ -189,9 +204,18 @@ static mf_status predict(const mf_train_report *r, const mf_train_summary *s, mf
                                         .mesh = o->mesh,
                                         .layout = o->layout,
                                         .threads = o->threads,
+                                        .device = o->device,
                                         .accumulate = o->accumulate,
                                         .steps = mf_max(s->ran - 1, 0)};
-    return mf_predict(r->machine, &options, r->borrows, 0, out);
+    return mf_predict(r->machine, &options, r->borrows, s->rank->rank, out);
+}
+
+/* Of a step, without what stood in for transfers. */
+static double computing_s(const mf_train_summary *s) {
+    double seconds = s->step_s_median;
+    for (int g = 0; g < s->rank->groups; g++)
+        for (int op = 0; op < MF_COMM_OPS; op++) seconds -= s->rank->group[g].stat[op].exposed_s;
+    return fmax(seconds, 0);
 }
 
 static json_t *json_summary(const mf_train_report *r, const mf_train_summary *s,
@@ -199,36 +223,42 @@ static json_t *json_summary(const mf_train_report *r, const mf_train_summary *s,
     const mf_train_options *o = r->options;
     json_t *mesh = mf_mesh_json(&o->mesh), *ranks = json_array();
     for (int i = 0; i < s->ranks; i++) json_array_append_new(ranks, mf_rank_json(&o->mesh, &s->rank[i]));
-    json_t *loss = json_pack("{s:o, s:o, s:o}", "first", real(s->loss_first), "last", real(s->loss_last),
-                             "eval", real(s->loss_eval));
+    json_t *loss = json_pack("{s:o, s:o, s:o}", "first", value(r, s->loss_first), "last",
+                             value(r, s->loss_last), "eval", value(r, s->loss_eval));
     json_t *times = json_pack("{s:f, s:f}", "median", s->step_s_median, "min", s->step_s_min);
-    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f, "
-                     "s:f, s:o, s:o}",
-                     "mesh", mesh, "engine", s->engine, "device", s->device, "dtype", r->dtype, "recompute",
-                     r->recompute, "seq", (json_int_t)o->model.tokens, "batch", (json_int_t)o->model.batch,
-                     "accumulate", (json_int_t)o->accumulate, "threads", (json_int_t)o->threads, "steps",
-                     (json_int_t)s->steps, "skipped", (json_int_t)s->skipped, "params", (json_int_t)s->params,
-                     "loss", loss, "step_s", times, "tokens_per_s", s->tokens_per_s, "flops_per_step",
-                     s->flops_per_step, "peak_flops", s->peak_flops, "flops_share_of_peak", s->flops_share,
-                     "ranks", ranks, "predicted", mf_prediction_json(&o->mesh, predicted));
+    if (r->one_of) json_object_set_new(times, "computing", json_real(computing_s(s)));
+    char name[MF_DEVICE_WORDS];
+    mf_device_words(s->device, name);
+    return json_pack(
+        "{s:o, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f, "
+        "s:f, s:o, s:o}",
+        "mesh", mesh, "engine", s->engine, "device", s->device, "device_name", name, "dtype", r->dtype,
+        "recompute", r->recompute, "seq", (json_int_t)o->model.tokens, "batch", (json_int_t)o->model.batch,
+        "accumulate", (json_int_t)o->accumulate, "threads", (json_int_t)o->threads, "steps",
+        (json_int_t)s->steps, "skipped", (json_int_t)s->skipped, "params", (json_int_t)s->params, "loss",
+        loss, "step_s", times, "tokens_per_s", s->tokens_per_s, "flops_per_step", s->flops_per_step,
+        "peak_flops", s->peak_flops, "flops_share_of_peak", s->flops_share, "ranks", ranks, "predicted",
+        mf_prediction_json(&o->mesh, predicted));
 }
 
-static void print_memory(const mf_train_summary *s) {
+static void print_memory(const mf_train_report *r, const mf_train_summary *s) {
     printf("\npeak memory by category\n  rank %12s", "total");
     for (int i = 0; i < MF_CATEGORIES; i++) printf(" %12s", mf_category_name((mf_category)i));
     printf("\n");
     for (int rank = 0; rank < s->ranks; rank++) {
         const mf_memory_stats *stats = &s->rank[rank].memory;
         char text[32];
-        printf("  %4d %12s", rank, mf_bytes_text((double)stats->peak_total, text));
+        printf("  %4d %12s", s->rank[rank].rank, mf_bytes_text((double)stats->peak_total, text));
         for (int i = 0; i < MF_CATEGORIES; i++) printf(" %12s", mf_bytes_text((double)stats->peak[i], text));
         printf("\n");
     }
     int64_t accounted = 0;
     for (int rank = 0; rank < s->ranks; rank++) accounted += s->rank[rank].memory.peak_total;
     char a[32], b[32];
-    bool one_process = strcmp(s->engine, "local") == 0;
-    printf("  %s accounted %s, peak resident size of the process %s\n", one_process ? "all ranks" : "rank 0",
+    bool one_process = !r->one_of && strcmp(s->engine, "mpi") != 0 && !mf_launched_by_mpi();
+    char alone[32];
+    snprintf(alone, sizeof alone, "rank %d", s->rank->rank);
+    printf("  %s accounted %s, peak resident size of the process %s\n", one_process ? "all ranks" : alone,
            mf_bytes_text((double)(one_process ? accounted : s->rank[0].memory.peak_total), a),
            mf_bytes_text((double)s->rank[0].rss_peak_bytes, b));
 }
@@ -243,7 +273,7 @@ static void print_comm(const mf_train_summary *s) {
                 const mf_comm_stat *c = &r->group[g].stat[i];
                 char sent[32], borrowed[32];
                 if (c->calls == 0 || i == MF_OP_BARRIER) continue;
-                printf("  %4d %-6s %-10s %8lld %12s %12s %8.1fms\n", rank, r->group[g].axis, c->op,
+                printf("  %4d %-6s %-10s %8lld %12s %12s %8.1fms\n", r->rank, r->group[g].axis, c->op,
                        (long long)c->calls, mf_bytes_text((double)c->bytes, sent),
                        mf_bytes_text((double)c->borrowed_bytes, borrowed), 1e3 * c->exposed_s);
             }
@@ -251,11 +281,21 @@ static void print_comm(const mf_train_summary *s) {
     }
 }
 
+static void print_end(const mf_train_report *r, const mf_train_summary *s) {
+    char rate[32];
+    if (r->one_of)
+        printf("\nrank %d alone: a step takes %.3f s, of which it computes for %.3f s; loss -", s->rank->rank,
+               s->step_s_median, computing_s(s));
+    else
+        printf("\nloss %.4f -> %.4f, %s %.4f; %s tokens/s, %.0f%% of peak", s->loss_first, s->loss_last,
+               holds_out(r->options) ? "held out" : "evaluated", s->loss_eval,
+               mf_rate_text(s->tokens_per_s, rate), 100 * s->flops_share);
+}
+
 static mf_status finished(void *context, const mf_train_summary *s) {
     mf_status status = MF_OK;
     mf_train_report *r = context;
     mf_prediction predicted;
-    char rate[32];
     MF_TRY(predict(r, s, &predicted));
     json_t *summary = json_summary(r, s, &predicted);
     if (!summary) return MF_FAIL(MF_ENOMEM, "no memory for the summary");
@@ -263,12 +303,10 @@ static mf_status finished(void *context, const mf_train_summary *s) {
         json_dumpf(summary, stdout, JSON_COMPACT | JSON_REAL_PRECISION(DIGITS));
         printf("\n");
     } else {
-        print_memory(s);
-        if (s->ranks > 1) print_comm(s);
+        print_memory(r, s);
+        if (s->ranks > 1 || r->one_of) print_comm(s);
         if (comparable(s)) mf_prediction_print(&predicted, &s->rank[0], s->step_s_median);
-        printf("\nloss %.4f -> %.4f, %s %.4f; %s tokens/s, %.0f%% of peak", s->loss_first, s->loss_last,
-               holds_out(r->options) ? "held out" : "evaluated", s->loss_eval,
-               mf_rate_text(s->tokens_per_s, rate), 100 * s->flops_share);
+        print_end(r, s);
         if (s->skipped) printf("; %lld step%s skipped", (long long)s->skipped, mf_plural(s->skipped));
         printf("\n");
         if (r->folder) printf("wrote %s (model in %s/model)\n", r->folder, r->folder);

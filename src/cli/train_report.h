@@ -15,6 +15,7 @@ typedef struct mf_train_report {
     const mf_train_options *options;
     const mf_cluster *machine; /* the one at hand, where it was calibrated; NULL: it was not */
     bool borrows;              /* ranks read each other's memory in place */
+    bool one_of;               /* one rank alone: its values mean nothing */
     bool elsewhere;            /* a resumed run writes to another folder than it did */
     bool resumed;              /* it goes on from step first_step */
     int64_t first_step;

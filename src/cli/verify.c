@@ -1,5 +1,6 @@
 /* verify.c: `meshfold verify`: one model's loss and gradients on several meshes, each against the first's. */
 #include "cli/commands.h"
+#include "cli/device_choice.h"
 #include "cli/model_text.h"
 #include "cli/text.h"
 #include "cli/verify_report.h"
@@ -36,6 +37,9 @@ static void add_layouts(settings *s, mf_flag_table *t) {
                                "others are compared with");
     mf_table_group(t, "Engine");
     mf_run_settings_add_engine(&s->run, t);
+    mf_table_add(t, MF_TEXT("reference-device", &s->reference_device, "NAME",
+                            "what computes the first mesh, so that devices can be compared (default: as "
+                            "--device)"));
 }
 
 static void add_outputs(settings *s, mf_flag_table *t) {
@@ -94,6 +98,7 @@ static mf_status prepare_candidate(command *c, candidate *k) {
     mf_verify_options *o = &k->options;
     MF_TRY(mf_run_settings_layout(&c->s.run, k->text, false, &o->mesh, &o->layout));
     MF_TRY(check_ranks(c, k));
+    o->device = k == c->candidate ? c->s.reference_device : c->s.run.device;
     o->model = c->model;
     o->init_from = c->s.run.init;
     MF_TRY(mf_run_settings_threads(&c->s.run, mf_mesh_ranks(&o->mesh), &o->threads));
@@ -160,6 +165,9 @@ static mf_status prepare(command *c) {
                        s->mesh.items[0]);
     if (s->run.packed && !s->data.count)
         return MF_FAIL(MF_EINVAL, "--packed: needs --data: random ids are no documents");
+    MF_TRY(mf_device_choose("device", &s->run.device));
+    if (!s->reference_device) s->reference_device = s->run.device;
+    MF_TRY(mf_device_choose("reference-device", &s->reference_device));
     MF_TRY(mf_run_settings_model(&s->run, "meshfold verify", &c->model));
     c->model.batch = s->batch;
     MF_TRY(
@@ -185,7 +193,9 @@ static const char *source_of(const command *c) {
 static void print_header(const command *c) {
     const mf_model_config *m = &c->model.config;
     const settings *s = &c->s;
-    char text[MF_MODEL_TEXT];
+    char text[MF_MODEL_TEXT], device[MF_DEVICE_WORDS];
+    mf_device_words(s->run.device, device);
+    printf("device     %s: %s; the reference's is %s\n", s->run.device, device, s->reference_device);
     printf("model      %s: %lld parameters, %s\n", s->run.model ? s->run.model : s->run.init,
            (long long)mf_config_params(m), mf_config_text(m, text));
     printf("data       %s, %s\n", mf_amount_text(&c->model, c->sequences, text), source_of(c));

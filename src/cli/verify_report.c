@@ -188,15 +188,17 @@ static json_t *json_report(const command *c) {
     const settings *s = &c->s;
     json_t *layouts = json_array();
     for (int i = 1; i < c->count; i++) json_array_append_new(layouts, json_layout(c, &c->candidate[i]));
-    json_t *reference = json_pack("{s:s, s:f, s:f}", "mesh", c->candidate[0].text, "loss", c->reference.loss,
-                                  "grad_norm", c->reference.grad_norm);
-    return json_pack(
-        "{s:s, s:I, s:s, s:b, s:I, s:I, s:I, s:s, s:s, s:I, s:f, s:o, s:i, s:o}", "model",
-        s->run.model ? s->run.model : s->run.init, "params", (json_int_t)mf_config_params(&c->model.config),
-        "data", s->data.count ? "text" : "random", "packed", s->run.packed, "sequences",
-        (json_int_t)c->sequences, "seq", (json_int_t)s->seq, "batch", (json_int_t)s->batch, "dtype",
-        s->run.dtype, "recompute", s->run.recompute, "seed", (json_int_t)s->run.seed, "tolerance",
-        s->tolerance, "reference", reference, "agree", mf_verify_agreeing(c), "layouts", layouts);
+    json_t *reference =
+        json_pack("{s:s, s:s, s:f, s:f}", "mesh", c->candidate[0].text, "device", s->reference_device, "loss",
+                  c->reference.loss, "grad_norm", c->reference.grad_norm);
+    return json_pack("{s:s, s:s, s:I, s:s, s:b, s:I, s:I, s:I, s:s, s:s, s:I, s:f, s:o, s:i, s:o}", "device",
+                     s->run.device, "model", s->run.model ? s->run.model : s->run.init, "params",
+                     (json_int_t)mf_config_params(&c->model.config), "data",
+                     s->data.count ? "text" : "random", "packed", s->run.packed, "sequences",
+                     (json_int_t)c->sequences, "seq", (json_int_t)s->seq, "batch", (json_int_t)s->batch,
+                     "dtype", s->run.dtype, "recompute", s->run.recompute, "seed", (json_int_t)s->run.seed,
+                     "tolerance", s->tolerance, "reference", reference, "agree", mf_verify_agreeing(c),
+                     "layouts", layouts);
 }
 
 mf_status mf_verify_report(const command *c) {

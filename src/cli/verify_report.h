@@ -10,6 +10,7 @@ typedef struct mf_verify_settings {
     mf_run_settings run;
     mf_words mesh, data;
     int64_t seq, batch;
+    const char *reference_device; /* NULL: --device */
     double tolerance;
     bool all, json;
 } mf_verify_settings;

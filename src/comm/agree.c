@@ -64,10 +64,25 @@ static mf_status agree_on_hops(const mf_comm *comm, const mf_header *headers) {
     return MF_OK;
 }
 
+static mf_status refuse_places(const mf_comm *comm, const mf_header *headers, int host, int device) {
+    return MF_FAIL(MF_ECOMM,
+                   "axis %s, operation %llu: %s in the host's memory on rank %d, in a GPU's on rank %d",
+                   comm->axis, (unsigned long long)headers[0].sequence, mf_op_name(headers[0].op),
+                   comm->ranks[host], comm->ranks[device]);
+}
+
+static mf_status agree_on_place(const mf_comm *comm, const mf_header *headers) {
+    int last[] = {[MF_PLACE_NONE] = -1, [MF_PLACE_HOST] = -1, [MF_PLACE_DEVICE] = -1};
+    for (int r = 0; r < comm->size; r++) last[headers[r].place] = r;
+    if (last[MF_PLACE_HOST] < 0 || last[MF_PLACE_DEVICE] < 0) return MF_OK;
+    return refuse_places(comm, headers, last[MF_PLACE_HOST], last[MF_PLACE_DEVICE]);
+}
+
 /* Every member sees the same headers and so comes to the same verdict. */
 mf_status mf_agree(const mf_comm *comm, const mf_header *headers) {
     for (int r = 1; r < comm->size; r++)
         if (!same(&headers[0], &headers[r])) return refuse(comm, headers, 0, r);
+    MF_TRY(agree_on_place(comm, headers));
     return headers[0].op == MF_OP_SHIFT ? agree_on_hops(comm, headers) : MF_OK;
 }
 

@@ -77,6 +77,28 @@ static mf_status check(const mf_comm *comm, const mf_transfer *t) {
     return MF_OK;
 }
 
+static mf_place place_of(const mf_device *device, const void *data, uint64_t bytes) {
+    if (!bytes) return MF_PLACE_NONE;
+    return mf_device_holds(device, data) ? MF_PLACE_DEVICE : MF_PLACE_HOST;
+}
+
+static mf_status find_place(const mf_comm *comm, mf_transfer *t) {
+    const mf_device *device = comm->world->device;
+    mf_header *h = &t->header;
+    if (!device) return MF_OK;
+    mf_place from = place_of(device, t->send, h->send_bytes);
+    mf_place to = t->recv == t->send && from ? from : place_of(device, t->recv, h->recv_bytes);
+    if (from && to && from != to)
+        return MF_FAIL(MF_EINVAL, "%s on axis %s: one buffer is in the host's memory, the other in a GPU's",
+                       mf_op_name(h->op), comm->axis);
+    h->place = (int32_t)(from ? from : to);
+    if (h->place == MF_PLACE_DEVICE && h->element_bytes == 8)
+        return MF_FAIL(MF_EINVAL, "%s on axis %s: f64 numbers in a GPU's memory, where none are summed",
+                       mf_op_name(h->op), comm->axis);
+    t->queued = h->place != MF_PLACE_HOST;
+    return MF_OK;
+}
+
 /* A group of one moves nothing between ranks; its own part still goes where the caller expects it. */
 static mf_status transfer_alone(mf_comm *comm, const mf_transfer *t) {
     const mf_header *h = &t->header;
@@ -88,6 +110,7 @@ static mf_status transfer_alone(mf_comm *comm, const mf_transfer *t) {
     const char *from = t->send;
     if (t->offsets) to += t->offsets[0];
     if (t->send_offsets) from += t->send_offsets[0];
+    if (t->queued) return mf_copy(comm->world->device, MF_QUEUE_COMPUTE, to, from, h->send_bytes);
     if (to != from) memmove(to, from, h->send_bytes);
     return MF_OK;
 }
@@ -111,12 +134,20 @@ static double send_dry(const mf_comm *comm, const mf_transfer *t, double *took_s
     return world->link_free_s = begin + *took_s;
 }
 
+static mf_status move(mf_comm *comm, int lane, const mf_transfer *t) {
+    const mf_world *world = comm->world;
+    if (world->nccl && t->queued && t->header.op != MF_OP_BARRIER) return mf_nccl_transfer(comm, lane, t);
+    if (t->ready) MF_TRY(mf_event_follow(world->device, mf_lane_queue(lane), t->ready));
+    MF_TRY(world->engine->transfer(comm, lane, t));
+    return t->done ? mf_event_record(world->device, mf_lane_queue(lane), t->done) : MF_OK;
+}
+
 static mf_status carry_out(mf_comm *comm, const mf_transfer *t) {
     double took_s = 0;
     if (comm->world->engine->moves_nothing)
         mf_clock_advance(send_dry(comm, t, &took_s) - mf_now_s());
     else if (comm->size > 1)
-        return comm->world->engine->transfer(comm, MF_LANE_MAIN, t);
+        return move(comm, MF_LANE_MAIN, t);
     else
         return transfer_alone(comm, t);
     return MF_OK;
@@ -127,11 +158,18 @@ static void trace_transfer(const mf_comm *comm, int op, int64_t bytes, double do
     if (comm->size > 1) mf_trace_add(comm->axis, mf_op_name(op), done_s - took_s, done_s, (double)bytes);
 }
 
+/* A queue tells when a transfer has begun and ended only to those who wait, which traces are worth. */
+static mf_status settle_for_trace(const mf_comm *comm, const mf_transfer *t) {
+    return t->queued && mf_trace_held() ? mf_device_finish(comm->world->device, MF_QUEUE_COMPUTE) : MF_OK;
+}
+
 static mf_status transfer_now(mf_comm *comm, mf_transfer *t) {
     mf_comm_stat *stat = &comm->stats[t->header.op];
+    MF_TRY(settle_for_trace(comm, t));
     double start = mf_now_s();
     t->header.sequence = ++comm->sequence[MF_LANE_MAIN];
     MF_TRY(carry_out(comm, t));
+    MF_TRY(settle_for_trace(comm, t));
     double elapsed = mf_now_s() - start;
     stat->total_s += elapsed;
     stat->exposed_s += elapsed;
@@ -143,8 +181,8 @@ static mf_status run_slot(void *argument) {
     mf_slot *slot = argument;
     mf_comm *comm = slot->comm;
     double start = mf_now_s();
-    if (comm->world->engine->transfer(comm, MF_LANE_REQUESTS, &slot->transfer))
-        return mf_world_fail(comm->world);
+    if (move(comm, MF_LANE_REQUESTS, &slot->transfer)) return mf_world_fail(comm->world);
+    if (slot->traced && mf_event_wait(slot->done)) return mf_world_fail(comm->world);
     slot->done_s = mf_now_s();
     slot->elapsed_s = slot->done_s - start;
     return MF_OK;
@@ -199,6 +237,19 @@ static mf_status transfer_dry(mf_comm *comm, const mf_transfer *t, mf_request *r
     return MF_OK;
 }
 
+/* The buffers are the request's from this point of the compute queue on. */
+static mf_status mark_ready(const mf_comm *comm, mf_slot *slot) {
+    mf_device *device = comm->world->device;
+    mf_transfer *t = &slot->transfer;
+    slot->traced = t->queued && mf_trace_held();
+    if (!t->queued) return MF_OK;
+    if (!slot->ready) MF_TRY(mf_event_create(device, &slot->ready));
+    if (!slot->done) MF_TRY(mf_event_create(device, &slot->done));
+    t->ready = slot->ready;
+    t->done = slot->done;
+    return mf_event_record(device, MF_QUEUE_COMPUTE, slot->ready);
+}
+
 static mf_status transfer_later(mf_comm *comm, const mf_transfer *t, mf_request *request) {
     MF_TRY(open_request_lane(comm));
     mf_slot *slot = slot_find(comm, 0);
@@ -208,6 +259,7 @@ static mf_status transfer_later(mf_comm *comm, const mf_transfer *t, mf_request 
     slot->transfer.header.sequence = ++comm->sequence[MF_LANE_REQUESTS];
     slot->bytes = ring_bytes(comm, t);
     keep_offsets(comm, slot);
+    MF_TRY(mark_ready(comm, slot));
     MF_TRY(mf_worker_post(comm->worker, run_slot, slot, &slot->ticket));
     *request = (mf_request){.ticket = slot->ticket, .op = t->header.op};
     return MF_OK;
@@ -216,9 +268,10 @@ static mf_status transfer_later(mf_comm *comm, const mf_transfer *t, mf_request 
 static mf_status transfer_try(mf_comm *comm, mf_transfer *t, mf_request *request) {
     MF_TRY(mf_comm_enter(comm->world, t->header.op, comm->axis));
     MF_TRY(check(comm, t));
+    MF_TRY(find_place(comm, t));
     count_call(comm, t);
     /* Alone there is nobody to wait for: the request is done before it is returned. */
-    if (!request || comm->size == 1) return transfer_now(comm, t);
+    if (!request || comm->size == 1 || comm->world->engine->at_once) return transfer_now(comm, t);
     return comm->world->engine->moves_nothing ? transfer_dry(comm, t, request)
                                               : transfer_later(comm, t, request);
 }
@@ -332,7 +385,8 @@ static mf_status wait_for(mf_comm *comm, const mf_slot *slot) {
     double start = mf_now_s();
     mf_status status = mf_worker_wait(comm->worker, slot->ticket);
     comm->stats[slot->transfer.header.op].exposed_s += mf_now_s() - start;
-    return status;
+    if (status || !slot->transfer.queued) return status;
+    return mf_event_follow(comm->world->device, MF_QUEUE_COMPUTE, slot->done);
 }
 
 mf_status mf_finish(mf_comm *comm, mf_request *request) {

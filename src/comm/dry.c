@@ -39,8 +39,9 @@ static mf_status dry_open(mf_comm *comm) {
 
 static void dry_close(mf_comm *comm) { (void)comm; }
 
-static mf_status dry_shared_alloc(mf_comm *comm, const mf_header *header, mf_status ready, mf_shared *out) {
-    (void)header;
+static mf_status dry_shared_alloc(mf_comm *comm, const mf_header *header, mf_status ready,
+                                  const mf_memory_source *source, mf_shared *out) {
+    (void)header, (void)source;
     if (ready) return ready;
     for (int r = 0; r < comm->size; r++) out->peer[r] = nowhere;
     out->own = out->handle = nowhere;

@@ -10,6 +10,7 @@ mf_status mf_comm_give_up(mf_world *world) {
     for (mf_comm *c = world->comms; c; c = c->next)
         for (int i = 0; c->slots && i < MF_SLOTS; i++)
             if (c->slots[i].ticket && c->worker) mf_worker_wait(c->worker, c->slots[i].ticket);
+    for (int i = 0; world->device && i < MF_QUEUES; i++) mf_device_finish(world->device, (mf_queue)i);
     return mf_error_adopt(&first);
 }
 
@@ -62,6 +63,7 @@ static mf_status create(mf_world *world, const char *axis, const int *ranks, int
     MF_GO(mf_host_alloc((size_t)size, sizeof *ranks, &comm->ranks));
     memcpy(comm->ranks, ranks, (size_t)size * sizeof *ranks);
     while (ranks[comm->rank] != world->rank) comm->rank++;
+    MF_GO(mf_nccl_check(world));
     MF_GO(mf_host_alloc((size_t)size + 1, sizeof *comm->parts, &comm->parts));
     MF_GO(world->engine->open(comm));
     *out = comm;
@@ -88,6 +90,13 @@ static void leave_world(mf_comm *comm) {
     *link = comm->next;
 }
 
+static void drop_events(mf_comm *comm) {
+    for (int i = 0; comm->slots && i < MF_SLOTS; i++) {
+        mf_event_destroy(comm->slots[i].ready);
+        mf_event_destroy(comm->slots[i].done);
+    }
+}
+
 void mf_comm_destroy(mf_comm *comm) {
     if (!comm) return;
     mf_error own = *mf_error_last();
@@ -101,6 +110,8 @@ void mf_comm_destroy(mf_comm *comm) {
     }
     leave_world(comm);
     mf_worker_destroy(comm->worker);
+    drop_events(comm);
+    mf_nccl_close(comm);
     comm->world->engine->close(comm);
     mf_host_free(comm->parts);
     mf_host_free(comm->slot_offsets);

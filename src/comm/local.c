@@ -3,9 +3,11 @@
  * A collective: each member posts what it was called with, all meet, each checks that all posted the same,
  * moves its part, and all meet again before buffers go back to their callers. A member may leave the first
  * meeting (an error, a timeout) only while it is incomplete, and then nobody completes it; once it is
- * complete all take part to the end. So nobody reads memory of a rank that has already returned. */
+ * complete all take part to the end. So nobody reads memory of a rank that has already returned. Where memory
+ * is a device's the same is done to its queues, by the points in local_points.h: a member's queue begins its
+ * part behind what its peers asked for before, and what is asked of the peers' behind is done after it. */
 #include "comm/local_meeting.h"
-#include "comm/local_move.h"
+#include "comm/local_points.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -33,7 +35,8 @@ typedef struct group {
     bool *joined; /* [size] */
     lane lanes[MF_LANES];
     mf_gate signal_gate;
-    signals *signals; /* [size] */
+    signals *signals;  /* [size] */
+    mf_points *points; /* [size] */
 } group;
 
 /* All ranks of a launch. */
@@ -49,7 +52,9 @@ typedef struct shared_set {
     struct {
         void *data;
         size_t bytes;
-    } part[]; /* [size] */
+        mf_memory_source source;
+        mf_event *left; /* what its owner asked for has come to an end; NULL: nothing is queued */
+    } part[];           /* [size] */
 } shared_set;
 
 typedef struct absence {
@@ -83,42 +88,82 @@ static mf_status exchange(mf_comm *comm, lane *l, const mf_header *header, const
     return mf_agree(comm, l->headers + row);
 }
 
+/* This member's part; where that is queued, behind what its peers were asked for before. */
+static mf_status move(mf_comm *comm, int lane_index, const mf_transfer *t, const mf_post *peers) {
+    group *g = comm->state;
+    if (!t->queued) return mf_local_move(comm, lane_index, t, peers);
+    MF_TRY(mf_points_follow_ready(comm, lane_index, &t->header, peers));
+    mf_status moved = mf_local_move(comm, lane_index, t, peers);
+    mf_status done = mf_points_done(&g->points[comm->rank], lane_index);
+    return moved ? moved : done;
+}
+
+static mf_post post_of(const mf_transfer *t) {
+    return (mf_post){
+        .send = t->send, .recv = t->recv, .offsets = t->offsets, .send_offsets = t->send_offsets};
+}
+
 static mf_status local_transfer(mf_comm *comm, int lane_index, const mf_transfer *t) {
     group *g = comm->state;
     lane *l = &g->lanes[lane_index];
     const mf_post *peers;
     bool met;
-    mf_post own = {t->send, t->recv, NULL, t->offsets, t->send_offsets};
+    mf_post own = post_of(t);
+    MF_TRY(mf_points_ready(&g->points[comm->rank], t, &own.ready));
     mf_status status = exchange(comm, l, &t->header, &own, &peers, &met);
     if (!met) return status;
-    if (!status) status = mf_local_move(comm, t, peers);
-    /* Nothing of a barrier is read after the first meeting; an error means that some other operation was
-     * posted. */
-    if (status || t->header.op != MF_OP_BARRIER) mf_meeting_complete(&l->meeting, comm->size);
+    /* Nothing of a barrier is read after the first meeting; an error of all means that some other operation
+     * was posted. */
+    bool meets_again = status || t->header.op != MF_OP_BARRIER;
+    if (!status) status = move(comm, lane_index, t, peers);
+    if (!meets_again) return status;
+    mf_meeting_complete(&l->meeting, comm->size);
+    mf_status followed = t->queued ? mf_points_follow_done(comm, lane_index, &t->header, g->points) : MF_OK;
+    return status ? status : followed;
+}
+
+static mf_status local_meet(mf_comm *comm, int lane_index, const mf_transfer *t, bool *device) {
+    group *g = comm->state;
+    lane *l = &g->lanes[lane_index];
+    const mf_header *headers = l->headers + (t->header.sequence & 1) * (size_t)comm->size;
+    const mf_post *peers;
+    bool met;
+    mf_post own = post_of(t);
+    mf_status status = exchange(comm, l, &t->header, &own, &peers, &met);
+    if (!met) return status;
+    if (!status) status = mf_local_agree(comm, &t->header, peers);
+    for (int r = 0; r < comm->size; r++) *device |= headers[r].place == MF_PLACE_DEVICE;
+    mf_meeting_complete(&l->meeting, comm->size);
     return status;
 }
 
-static mf_status take(size_t bytes, void **out) {
+static mf_status take(const mf_memory_source *source, size_t bytes, void **out) {
     *out = NULL;
     if (!bytes) return MF_OK;
-    *out = mf_memory_heap.take(NULL, bytes);
+    *out = source->take(source->context, bytes);
     return *out ? MF_OK : MF_FAIL(MF_ENOMEM, "no memory for %zu shared bytes", bytes);
 }
 
 /* Member 0 makes the set, all put their memory into it; whoever frees last gives all of it back. A rank that
  * fails may free its part while peers still read it: the content then stays until they are done. */
 static mf_status shared_exchange(mf_comm *comm, const mf_header *header, shared_set *set, void *own,
-                                 mf_shared *out) {
+                                 const mf_memory_source *source, mf_event *left, mf_shared *out) {
     group *g = comm->state;
     lane *l = &g->lanes[MF_LANE_MAIN];
     const mf_post *peers;
     bool met;
-    mf_status status = exchange(comm, l, header, &(mf_post){.shared = set, .recv = own}, &peers, &met);
+    mf_post post = {.shared = set, .recv = own};
+    MF_TRY(mf_points_ready(&g->points[comm->rank], &(mf_transfer){.header = *header, .queued = true},
+                           &post.ready));
+    mf_status status = exchange(comm, l, header, &post, &peers, &met);
     if (!met) return status;
+    if (!status) status = mf_points_follow_ready(comm, MF_LANE_MAIN, header, peers);
     if (!status) {
         shared_set *common = peers[0].shared;
         common->part[comm->rank].data = own;
         common->part[comm->rank].bytes = out->bytes;
+        common->part[comm->rank].source = *source;
+        common->part[comm->rank].left = left;
         for (int r = 0; r < comm->size; r++) out->peer[r] = peers[r].recv;
         out->own = own;
         out->handle = common;
@@ -127,28 +172,46 @@ static mf_status shared_exchange(mf_comm *comm, const mf_header *header, shared_
     return status;
 }
 
-static mf_status local_shared_alloc(mf_comm *comm, const mf_header *header, mf_status ready, mf_shared *out) {
+static mf_status local_shared_alloc(mf_comm *comm, const mf_header *header, mf_status ready,
+                                    const mf_memory_source *source, mf_shared *out) {
     mf_status status = ready;
     shared_set *set = NULL;
     void *own = NULL;
+    mf_event *left = NULL;
     if (status) return status;
-    MF_TRY(take(out->bytes, &own));
+    MF_TRY(take(source, out->bytes, &own));
     if (comm->rank == 0) {
         MF_GO(mf_host_alloc(1, sizeof *set + (size_t)comm->size * sizeof set->part[0], &set));
         atomic_init(&set->holders, comm->size);
     }
-    MF_GO(shared_exchange(comm, header, set, own, out));
+    if (comm->world->device) MF_GO(mf_event_create(comm->world->device, &left));
+    MF_GO(shared_exchange(comm, header, set, own, source, left, out));
     return MF_OK;
 fail:
+    mf_event_destroy(left);
     mf_host_free(set);
-    mf_memory_heap.give_back(NULL, own, out->bytes);
+    source->give_back(source->context, own, out->bytes);
     return status;
+}
+
+/* A device's queue may still read what others share: from here on that can be waited for. */
+static void leave_set(const mf_comm *comm, const shared_set *set) {
+    mf_event *left = set->part[comm->rank].left;
+    mf_device *device = comm->world->device;
+    if (left && mf_event_record(device, MF_QUEUE_COMPUTE, left)) mf_device_finish(device, MF_QUEUE_COMPUTE);
 }
 
 static void local_shared_free(mf_comm *comm, mf_shared *shared) {
     shared_set *set = shared->handle;
+    leave_set(comm, set);
     if (atomic_fetch_sub(&set->holders, 1) > 1) return;
-    for (int r = 0; r < comm->size; r++) mf_memory_heap.give_back(NULL, set->part[r].data, set->part[r].bytes);
+    for (int r = 0; r < comm->size; r++)
+        if (set->part[r].left) mf_event_wait(set->part[r].left);
+    for (int r = 0; r < comm->size; r++) {
+        const mf_memory_source *source = &set->part[r].source;
+        source->give_back(source->context, set->part[r].data, set->part[r].bytes);
+        mf_event_destroy(set->part[r].left);
+    }
     mf_host_free(set);
 }
 
@@ -158,6 +221,7 @@ static mf_status local_signal(mf_comm *comm, int slot, uint64_t value) {
     if (value < atomic_load(word))
         return MF_FAIL(MF_EINVAL, "axis %s: signal %d falls from %llu to %llu", comm->axis, slot,
                        (unsigned long long)atomic_load(word), (unsigned long long)value);
+    MF_TRY(mf_points_signal(&g->points[comm->rank], slot, value));
     atomic_store(word, value);
     mf_gate_notice(&g->signal_gate);
     return MF_OK;
@@ -168,7 +232,8 @@ static mf_status local_await(mf_comm *comm, int peer, int slot, uint64_t value) 
     const atomic_uint_least64_t *word = &g->signals[peer].value[slot];
     mf_status status = mf_gate_wait(&g->signal_gate, comm->world, word, value);
     if (status == MF_ECOMM) return mf_world_fail(comm->world);
-    return status ? mf_late_signal(comm, peer, slot, value, atomic_load(word)) : MF_OK;
+    if (status) return mf_late_signal(comm, peer, slot, value, atomic_load(word));
+    return mf_points_await(&g->points[comm->rank], &g->points[peer], slot, value);
 }
 
 static mf_status lane_init(lane *l, int size) {
@@ -188,6 +253,8 @@ static void group_destroy(group *g) {
         mf_host_free(l->headers);
         mf_host_free(l->sequence);
     }
+    for (int r = 0; g->points && r < g->size; r++) mf_points_close(&g->points[r]);
+    mf_host_free(g->points);
     mf_gate_destroy(&g->signal_gate);
     mf_memory_heap.give_back(NULL, g->signals, (size_t)g->size * sizeof *g->signals);
     mf_host_free(g->joined);
@@ -224,7 +291,8 @@ static mf_status group_create(const mf_comm *comm, bool spin, group **out) {
     memcpy(g->ranks, comm->ranks, n * sizeof *g->ranks);
     MF_GO(mf_host_alloc(n, sizeof *g->joined, &g->joined));
     for (int i = 0; i < MF_LANES; i++) MF_GO(lane_init(&g->lanes[i], comm->size));
-    MF_GO(take(n * sizeof *g->signals, &values));
+    MF_GO(mf_host_alloc(n, sizeof *g->points, &g->points));
+    MF_GO(take(&mf_memory_heap, n * sizeof *g->signals, &values));
     g->signals = values;
     memset(values, 0, n * sizeof *g->signals);
     *out = g;
@@ -241,18 +309,33 @@ static bool group_awaits(const group *g, const mf_comm *comm) {
            memcmp(g->ranks, comm->ranks, (size_t)g->size * sizeof *g->ranks) == 0;
 }
 
+/* Members copy and add up in each other's memory. */
+static mf_status check_reach(const mf_comm *comm, const group *g) {
+    const mf_device *own = comm->world->device;
+    for (int r = 0; own && !comm->world->nccl && r < g->size; r++) {
+        const mf_device *peer = g->points[r].device;
+        if (!peer || g->points[r].gone || (mf_device_reaches(own, peer) && mf_device_reaches(peer, own)))
+            continue;
+        return MF_FAIL(MF_EUNSUPPORTED,
+                       "axis %s: %s and %s can't address each other's memory: engine nccl sends it",
+                       comm->axis, mf_device_name(own), mf_device_name(peer));
+    }
+    return MF_OK;
+}
+
 static mf_status join_locked(party *p, mf_comm *comm) {
     group **link = &p->groups;
     while (*link && !group_awaits(*link, comm)) link = &(*link)->next;
     if (!*link) MF_TRY(group_create(comm, p->spin, link));
     (*link)->joined[comm->rank] = true;
     comm->state = *link;
-    return MF_OK;
+    MF_TRY(check_reach(comm, *link));
+    return comm->world->nccl ? MF_OK : mf_points_open(&(*link)->points[comm->rank], comm->world->device);
 }
 
 static mf_status local_open(mf_comm *comm) {
     party *p = comm->world->state;
-    comm->borrows = !comm->world->no_borrow;
+    comm->borrows = !comm->world->no_borrow && !comm->world->nccl;
     pthread_mutex_lock(&p->lock);
     mf_status status = join_locked(p, comm);
     pthread_mutex_unlock(&p->lock);
@@ -265,6 +348,7 @@ static void local_close(mf_comm *comm) {
     if (!g) return;
     pthread_mutex_lock(&p->lock);
     bool last = ++g->left == g->size;
+    g->points[comm->rank].gone = true;
     group **link = &p->groups;
     while (last && *link != g) link = &(*link)->next;
     if (last) *link = g->next;
@@ -374,6 +458,7 @@ const mf_engine mf_engine_local = {
     .open = local_open,
     .close = local_close,
     .transfer = local_transfer,
+    .meet = local_meet,
     .shared_alloc = local_shared_alloc,
     .shared_free = local_shared_free,
     .signal = local_signal,

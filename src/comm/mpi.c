@@ -5,10 +5,8 @@
 #include "comm/mpi.h"
 
 #include <limits.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 mf_status mf_mpi_failed(const char *file, int line, int code, const char *call) {
     char text[MPI_MAX_ERROR_STRING] = "";
@@ -17,29 +15,14 @@ mf_status mf_mpi_failed(const char *file, int line, int code, const char *call) 
     return mf_fail_at(file, line, MF_ECOMM, "%.*s: %s", (int)strcspn(call, "("), call, text);
 }
 
-/* Machines may have fewer cores than ranks: looks often at first, then lets others run, then sleeps. */
-mf_status mf_mpi_patience(mf_world *world, mf_mpi_wait *wait) {
-    if (mf_world_failed(world)) return mf_world_fail(world);
-    if (wait->polls++ < 50) return MF_OK;
-    double now = mf_now_s();
-    if (wait->polls == 51) wait->start = now;
-    double waited = now - wait->start;
-    if (waited > world->timeout_s) return MF_ETIMEOUT;
-    if (waited < 200e-6)
-        sched_yield();
-    else
-        usleep(waited < 10e-3 ? 20 : 100);
-    return MF_OK;
-}
-
 /* MF_ETIMEOUT is left to the caller to put into words. */
 static mf_status wait_all(mf_world *world, int n, MPI_Request *requests) {
-    mf_mpi_wait wait = {0};
+    mf_wait wait = {0};
     int done = 0;
     for (;;) {
         MPI_TRY(MPI_Testall(n, requests, &done, MPI_STATUSES_IGNORE));
         if (done) return MF_OK;
-        mf_status status = mf_mpi_patience(world, &wait);
+        mf_status status = mf_patience(world, &wait);
         if (status) return status;
     }
 }
@@ -165,7 +148,7 @@ static mf_status mpi_open(mf_comm *comm) {
     MF_TRY(assemble(comm, g->keys, g->lanes[0].requests));
     MF_TRY(communicators(comm, g));
     MF_TRY(on_one_node(comm, g->lanes[0].comm, &comm->borrows));
-    comm->borrows &= !comm->world->no_borrow;
+    comm->borrows &= !comm->world->no_borrow && !comm->world->device; /* windows are the host's memory */
     if (comm->borrows) MF_TRY(mf_mpi_signals_open(comm));
     return MF_OK;
 }
@@ -176,6 +159,7 @@ static void mpi_close(mf_comm *comm) {
     mf_mpi_group *g = comm->state;
     if (!g || mf_world_failed(comm->world)) return;
     for (int i = 0; i < MF_LANES; i++) {
+        mf_pinned_give_back(comm->world->device, g->lanes[i].staged);
         mf_host_free(g->lanes[i].terms);
         mf_host_free(g->lanes[i].counts);
         mf_host_free(g->lanes[i].requests);
@@ -281,7 +265,8 @@ const mf_engine mf_engine_mpi = {
     .abort_peers = mpi_abort_peers,
     .open = mpi_open,
     .close = mpi_close,
-    .transfer = mf_mpi_transfer,
+    .transfer = mf_mpi_carry,
+    .meet = mf_mpi_confer,
     .shared_alloc = mf_mpi_shared_alloc,
     .shared_free = mf_mpi_shared_free,
     .signal = mf_mpi_signal,

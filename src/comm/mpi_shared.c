@@ -49,7 +49,9 @@ mf_status mf_mpi_signals_open(mf_comm *comm) {
 
 /* The group learns in the meeting who could not account for its part, before anybody enters MPI's collective
  * call. */
-mf_status mf_mpi_shared_alloc(mf_comm *comm, const mf_header *header, mf_status ready, mf_shared *out) {
+mf_status mf_mpi_shared_alloc(mf_comm *comm, const mf_header *header, mf_status ready,
+                              const mf_memory_source *source, mf_shared *out) {
+    (void)source; /* a window's memory is MPI's */
     mf_mpi_group *g = comm->state;
     mf_mpi_kept *kept = NULL;
     const mf_header *headers = g->lanes[MF_LANE_MAIN].headers;
@@ -92,9 +94,9 @@ mf_status mf_mpi_signal(mf_comm *comm, int slot, uint64_t value) {
 mf_status mf_mpi_await(mf_comm *comm, int peer, int slot, uint64_t value) {
     mf_mpi_group *g = comm->state;
     const atomic_uint_least64_t *word = (const atomic_uint_least64_t *)g->signals[peer] + slot;
-    mf_mpi_wait wait = {0};
+    mf_wait wait = {0};
     while (atomic_load(word) < value) {
-        mf_status status = mf_mpi_patience(comm->world, &wait);
+        mf_status status = mf_patience(comm->world, &wait);
         if (status == MF_ETIMEOUT) return mf_late_signal(comm, peer, slot, value, atomic_load(word));
         if (status) return status;
     }

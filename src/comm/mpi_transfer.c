@@ -228,7 +228,6 @@ static size_t longest_block(const mf_comm *comm, const mf_transfer *t) {
 static mf_status alltoall(mf_comm *comm, mf_mpi_lane *l, const mf_transfer *t) {
     int own = comm->rank;
     size_t kept = mf_block(t->offsets, own), longest = longest_block(comm, t);
-    MF_TRY(agree_on_blocks(comm, l));
     if (kept) memcpy((char *)t->recv + t->offsets[own], (const char *)t->send + t->send_offsets[own], kept);
     for (size_t at = 0; at < longest; at += PIECE) {
         for (int i = 0; i < 2 * comm->size; i++) l->requests[i] = MPI_REQUEST_NULL;
@@ -242,13 +241,23 @@ static mf_status alltoall(mf_comm *comm, mf_mpi_lane *l, const mf_transfer *t) {
 /* All operations in which terms are added up at their owners. */
 static bool sums(int op) { return op == MF_OP_REDUCE || op == MF_OP_ALLREDUCE || op == MF_OP_REDUCE_SCATTER; }
 
+mf_status mf_mpi_confer(mf_comm *comm, int lane, const mf_transfer *t, bool *device) {
+    mf_mpi_group *g = comm->state;
+    mf_mpi_lane *l = &g->lanes[lane];
+    bool pairs = t->header.op == MF_OP_ALLTOALL;
+    MF_TRY(pairs ? meet_in_pairs(comm, l, t) : mf_mpi_meet(comm, lane, &t->header));
+    MF_TRY(mf_agree(comm, l->headers));
+    for (int r = 0; r < comm->size; r++) *device |= l->headers[r].place == MF_PLACE_DEVICE;
+    return pairs ? agree_on_blocks(comm, l) : MF_OK;
+}
+
 mf_status mf_mpi_transfer(mf_comm *comm, int lane, const mf_transfer *t) {
     mf_mpi_group *g = comm->state;
     mf_mpi_lane *l = &g->lanes[lane];
     const mf_header *h = &t->header;
+    bool device = false;
     if (sums(h->op)) MF_TRY(reserve_terms(comm, l));
-    MF_TRY(h->op == MF_OP_ALLTOALL ? meet_in_pairs(comm, l, t) : mf_mpi_meet(comm, lane, h));
-    MF_TRY(mf_agree(comm, l->headers));
+    MF_TRY(mf_mpi_confer(comm, lane, t, &device));
     switch (h->op) {
     case MF_OP_BROADCAST:
         return broadcast(comm, l->comm, h, t->recv, (size_t)h->count, h->root);

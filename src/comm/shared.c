@@ -2,9 +2,6 @@
  * use. */
 #include "comm/ops.h"
 
-/* What mf_buffer_alloc accounts for as many bytes: plans and measurements compare to the byte. */
-static size_t accounted(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
-
 static mf_status shared_own(mf_comm *comm, mf_memory *memory, const char *what, mf_shared *out) {
     mf_buffer buffer = {0};
     MF_TRY(mf_buffer_alloc(memory, out->category, out->bytes, what, &buffer));
@@ -14,9 +11,10 @@ static mf_status shared_own(mf_comm *comm, mf_memory *memory, const char *what, 
 
 static mf_status shared_peers(mf_comm *comm, mf_memory *memory, const char *what, mf_shared *out) {
     mf_header header = {.op = MF_OP_SHARED, .element_bytes = 1, .sequence = ++comm->sequence[MF_LANE_MAIN]};
-    size_t bytes = accounted(out->bytes);
+    size_t bytes = mf_shared_accounted(out->bytes);
     mf_status ready = mf_memory_account(memory, out->category, bytes, what);
-    mf_status status = comm->world->engine->shared_alloc(comm, &header, ready, out);
+    const mf_memory_source *source = mf_memory_source_of(memory);
+    mf_status status = comm->world->engine->shared_alloc(comm, &header, ready, source, out);
     if (status && !ready) mf_memory_release(memory, out->category, bytes);
     return status;
 }
@@ -33,7 +31,7 @@ static mf_status shared_alloc(mf_comm *comm, mf_memory *memory, const char *what
 
 mf_status mf_shared_alloc(mf_comm *comm, mf_memory *memory, mf_category category, size_t bytes,
                           const char *what, mf_shared *out) {
-    *out = (mf_shared){.bytes = bytes, .category = category};
+    *out = (mf_shared){.bytes = bytes, .most_bytes = out->most_bytes, .category = category};
     if (!shared_alloc(comm, memory, what, out)) return MF_OK;
     *out = (mf_shared){0};
     return mf_comm_give_up(comm->world);
@@ -41,7 +39,7 @@ mf_status mf_shared_alloc(mf_comm *comm, mf_memory *memory, mf_category category
 
 void mf_shared_free(mf_comm *comm, mf_memory *memory, mf_shared *shared) {
     if (!shared || !shared->peer) return;
-    size_t bytes = accounted(shared->bytes);
+    size_t bytes = mf_shared_accounted(shared->bytes);
     if (shared->handle) {
         comm->world->engine->shared_free(comm, shared);
         mf_memory_release(memory, shared->category, bytes);

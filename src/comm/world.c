@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const mf_engine *const engines[] = {&mf_engine_local, &mf_engine_mpi, &mf_engine_dry};
+static const mf_engine *const engines[] = {&mf_engine_local, &mf_engine_mpi, &mf_engine_dry,
+                                           &mf_engine_one_of};
 enum { ENGINES = sizeof engines / sizeof engines[0] };
+static const char nccl[] = "nccl";
 
 static const mf_engine *engine_find(const char *name) {
     for (int i = 0; i < ENGINES; i++)
@@ -14,16 +16,18 @@ static const mf_engine *engine_find(const char *name) {
 }
 
 mf_status mf_launch(const mf_launch_options *options, mf_rank_body body, void *argument) {
-    const mf_engine *engine = engine_find(options->engine);
+    bool by_nccl = options->engine && strcmp(options->engine, nccl) == 0;
+    const char *name = !by_nccl ? options->engine : mf_launched_by_mpi() ? "mpi" : "local";
+    const mf_engine *engine = engine_find(name);
     if (!engine)
-        return MF_FAIL(MF_EINVAL, "no engine named %s: it is local, mpi or dry",
-                       options->engine ? options->engine : "(none)");
+        return MF_FAIL(MF_EINVAL, "no engine named %s: it is local, mpi, nccl, dry or one-of",
+                       name ? name : "(none)");
     if (!(options->timeout_s >= 0))
         return MF_FAIL(MF_EINVAL, "a timeout of %g s: it must be positive, or 0 for 300 s",
                        options->timeout_s);
     mf_launch_options o = *options;
     if (o.timeout_s == 0) o.timeout_s = 300;
-    MF_TRY(engine->launch(&o, body, argument));
+    MF_TRY(by_nccl ? mf_nccl_launch(engine, &o, body, argument) : engine->launch(&o, body, argument));
     return MF_OK;
 }
 
@@ -52,9 +56,26 @@ int mf_mpi_local_ranks(void) {
     return count(told("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"), mf_mpi_ranks());
 }
 
+int mf_mpi_local_rank(void) {
+    const char *text = told("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID");
+    long n = text ? strtol(text, NULL, 10) : 0;
+    return n > 0 && n <= INT32_MAX ? (int)n : 0;
+}
+
 int mf_world_rank(const mf_world *world) { return world->rank; }
 int mf_world_size(const mf_world *world) { return world->size; }
-const char *mf_world_engine(const mf_world *world) { return world->engine->name; }
+const char *mf_world_engine(const mf_world *world) { return world->nccl ? nccl : world->engine->name; }
+bool mf_world_is_one_of(const mf_world *world) { return world->engine == &mf_engine_one_of; }
+bool mf_world_speaks(const mf_world *world) { return world->rank == 0 || mf_world_is_one_of(world); }
+
+int mf_world_local_rank(const mf_world *world) {
+    if (mf_world_is_one_of(world)) return 0;
+    return world->engine == &mf_engine_mpi ? mf_mpi_local_rank() : world->rank;
+}
+
+void mf_world_use(mf_world *world, mf_device *device) {
+    world->device = mf_device_has_queues(device) ? device : NULL;
+}
 
 mf_status mf_failure_init(mf_failure *failure) {
     atomic_init(&failure->set, false);
@@ -77,6 +98,7 @@ mf_status mf_world_fail(mf_world *world) {
     mf_status status = mf_error_adopt(&f->error);
     pthread_mutex_unlock(&f->lock);
     if (first && world->engine->wake) world->engine->wake(world);
+    if (first && world->nccl) mf_nccl_wake(world);
     return status;
 }
 

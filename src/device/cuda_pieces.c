@@ -2,7 +2,7 @@
 #include "device/cuda_pieces.h"
 
 /* A launch of a library's attention costs some microseconds, which so many pairs a head take. */
-enum { PAIRS_LEAST = 1 << 20, HEAD_DIM_MOST = 128, ALIGNED = 8 };
+enum { PAIRS_LEAST = 1 << 20, HEAD_DIM_MOST = 128, BYTES_ALIGNED = 16 };
 
 int64_t mf_cuda_piece_first_kv_head(const mf_attention_args *a) {
     return a->first_head / a->group - a->first_kv_head;
@@ -17,10 +17,18 @@ static bool shares_evenly(const mf_attention_args *a) {
     return mf_cuda_piece_kv_heads(a) == 1 || (a->first_head % a->group == 0 && a->heads % a->group == 0);
 }
 
-static bool keys_aligned(const mf_attention_args *a) {
-    bool aligned = true;
+/* Every row of so many bytes an element begins where a library may read 16 bytes at a time. */
+static bool rows_aligned(const void *data, int64_t ld, int64_t element_bytes) {
+    return (uintptr_t)data % BYTES_ALIGNED == 0 && ld * element_bytes % BYTES_ALIGNED == 0;
+}
+
+static bool is_aligned(const mf_attention_args *a) {
+    bool aligned = a->head_dim * 2 % BYTES_ALIGNED == 0 && rows_aligned(a->q, a->q_ld, 2) &&
+                   rows_aligned(a->o, a->o_ld, 2) && rows_aligned(a->lse, a->lse_ld, 4) &&
+                   rows_aligned(a->d_o, a->do_ld, 2);
     for (int j = 0; j < a->key_chunks; j++)
-        aligned &= a->keys[j].ld % ALIGNED == 0 && a->keys[j].batch_ld % ALIGNED == 0;
+        aligned &= rows_aligned(a->keys[j].k, a->keys[j].ld, 2) &&
+                   rows_aligned(a->keys[j].v, a->keys[j].batch_ld, 2);
     return aligned;
 }
 
@@ -33,9 +41,8 @@ static bool is_large(const mf_attention_args *a) {
 
 bool mf_cuda_in_pieces(const mf_attention_args *a) {
     bool plain = a->type == MF_BF16 && !a->window && !a->first_key && a->interleave <= 1;
-    bool sizes = a->head_dim % ALIGNED == 0 && a->head_dim <= HEAD_DIM_MOST && a->q_ld % ALIGNED == 0 &&
-                 a->o_ld % ALIGNED == 0 && a->do_ld % ALIGNED == 0;
-    return plain && sizes && a->key_chunks > 0 && shares_evenly(a) && keys_aligned(a) && is_large(a);
+    return plain && a->head_dim <= HEAD_DIM_MOST && a->key_chunks > 0 && shares_evenly(a) && is_aligned(a) &&
+           is_large(a);
 }
 
 typedef struct finder {

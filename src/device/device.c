@@ -10,52 +10,91 @@ extern const mf_device_ops mf_device_cpu, mf_device_dry, mf_device_dry_cuda;
 
 static const mf_device_ops *const built_in[] = {&mf_device_cpu, &mf_device_dry, &mf_device_dry_cuda};
 
-/* "cuda:1" is the device "cuda", number 1. */
-static bool is_named(const char *name, const char *device, int *number) {
-    size_t n = strlen(device);
-    *number = 0;
-    if (strncmp(name, device, n) != 0) return false;
-    if (name[n] == 0) return true;
-    char *end = NULL;
-    long value =
-        name[n] == ':' && name[n + 1] >= '0' && name[n + 1] <= '9' ? strtol(name + n + 1, &end, 10) : -1;
-    if (value < 0 || value > INT16_MAX || *end) return false;
-    *number = (int)value;
-    return true;
+/* What a name says: "cuda:1+cudnn" is the device "cuda", number 1, with cuDNN's attention. */
+typedef struct named {
+    char device[MF_DEVICE_NAME];
+    const char *with; /* within the name, from the plus on; "" */
+    int number;
+} named;
+
+static mf_status no_such(const char *name) {
+    return MF_FAIL(MF_EUNSUPPORTED,
+                   "no device is called \"%s\"; there are: cpu, cuda, cuda+cudnn, dry, dry-cuda", name);
 }
 
-static mf_status find(const char *name, const mf_device_ops **ops, int *number) {
-    for (size_t i = 0; i < sizeof built_in / sizeof *built_in; i++) {
-        *ops = built_in[i];
-        if (strcmp((*ops)->name, name) == 0) return *number = 0, MF_OK;
-    }
-    if (is_named(name, "cuda", number)) {
-        const mf_cuda_module *module = NULL;
-        MF_TRY(mf_cuda_module_load(&module));
-        *ops = module->device;
-        int there = module->count();
-        if (*number < there) return MF_OK;
-        return MF_FAIL(MF_EUNSUPPORTED, "no device %s: this machine has %d GPU%s that CUDA can use", name,
-                       there, there == 1 ? "" : "s");
-    }
-    return MF_FAIL(MF_EUNSUPPORTED, "no device is called \"%s\"; there are: cpu, cuda, dry, dry-cuda", name);
+static bool read_number(const char *text, int *number) {
+    char *end = NULL;
+    long value = text[0] >= '0' && text[0] <= '9' ? strtol(text, &end, 10) : -1;
+    *number = (int)value;
+    return value >= 0 && value <= INT16_MAX && *end == 0;
+}
+
+static bool read_name(const char *name, named *out) {
+    *out = (named){.with = name + strcspn(name, "+")};
+    size_t n = (size_t)(out->with - name);
+    if (n >= sizeof out->device || (*out->with && strcmp(out->with, "+cudnn") != 0)) return false;
+    memcpy(out->device, name, n);
+    char *colon = strchr(out->device, ':');
+    if (!colon) return true;
+    *colon = 0;
+    return strcmp(out->device, "cuda") == 0 && read_number(colon + 1, &out->number);
+}
+
+static mf_status find_gpu(const char *name, int number, const mf_device_ops **ops) {
+    const mf_cuda_module *module = NULL;
+    MF_TRY(mf_cuda_module_load(&module));
+    *ops = module->device;
+    int there = module->count();
+    if (number < there) return MF_OK;
+    return MF_FAIL(MF_EUNSUPPORTED, "no device %s: this machine has %d GPU%s that CUDA can use", name, there,
+                   there == 1 ? "" : "s");
+}
+
+static mf_status find(const char *name, const mf_device_ops **ops, named *out) {
+    *ops = NULL;
+    if (!read_name(name, out)) return no_such(name);
+    for (size_t i = 0; i < sizeof built_in / sizeof *built_in; i++)
+        if (strcmp(built_in[i]->name, out->device) == 0) *ops = built_in[i];
+    if (!*ops && strcmp(out->device, "cuda") == 0) MF_TRY(find_gpu(name, out->number, ops));
+    if (!*ops) return no_such(name);
+    return !*out->with || (*ops)->has_cudnn ? MF_OK : MF_FAIL(MF_EUNSUPPORTED, "%s: cuDNN is for GPUs", name);
+}
+
+mf_status mf_device_check(const char *name) {
+    const mf_device_ops *ops = NULL;
+    named n;
+    return find(name, &ops, &n);
+}
+
+bool mf_device_is_gpu(const char *name) {
+    named n;
+    return name && read_name(name, &n) &&
+           (strcmp(n.device, "dry-cuda") == 0 || strcmp(n.device, "cuda") == 0);
 }
 
 void mf_device_name_of_rank(const char *name, int local_rank, char *out) {
-    int count = strcmp(name, "cuda") == 0 ? mf_cuda_count() : 0;
+    named n;
+    bool any = read_name(name, &n) && strcmp(n.device, "cuda") == 0 && !strchr(name, ':');
+    int count = any ? mf_cuda_count() : 0;
     if (count)
-        snprintf(out, MF_DEVICE_NAME, "cuda:%d", local_rank % count);
+        snprintf(out, MF_DEVICE_NAME, "cuda:%d%s", local_rank % count, n.with);
     else
         snprintf(out, MF_DEVICE_NAME, "%s", name);
 }
 
+void mf_device_name_dry(const char *name, char *out) {
+    named n;
+    bool gpu = mf_device_is_gpu(name) && read_name(name, &n);
+    snprintf(out, MF_DEVICE_NAME, "%s%s", gpu ? "dry-cuda" : "dry", gpu ? n.with : "");
+}
+
 mf_status mf_device_memory_create(const char *name, mf_memory **out) {
     const mf_device_ops *ops = NULL;
-    int number = 0;
+    named n;
     mf_memory_source source = {0};
     *out = NULL;
-    MF_TRY(find(name, &ops, &number));
-    MF_TRY(ops->source(number, &source));
+    MF_TRY(find(name, &ops, &n));
+    MF_TRY(ops->source(n.number, &source));
     mf_status status = mf_memory_create(&source, out);
     if (status && source.close) source.close(source.context);
     return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
@@ -64,12 +103,12 @@ mf_status mf_device_memory_create(const char *name, mf_memory **out) {
 mf_status mf_device_create(const char *name, mf_memory *memory, int threads, mf_device **out) {
     mf_device *device = NULL;
     const mf_device_ops *ops = NULL;
-    int number = 0;
+    named n;
     *out = NULL;
     if (threads < 1) return MF_FAIL(MF_EINVAL, "threads is %d; it must be at least 1", threads);
-    MF_TRY(find(name, &ops, &number));
+    MF_TRY(find(name, &ops, &n));
     MF_TRY(mf_host_alloc(1, sizeof *device, &device));
-    *device = (mf_device){.ops = ops, .memory = memory, .threads = threads};
+    *device = (mf_device){.ops = ops, .memory = memory, .threads = threads, .uses_cudnn = *n.with != 0};
     snprintf(device->name, sizeof device->name, "%s", name);
     mf_status status = device->ops->open(device);
     if (status) {
@@ -84,13 +123,6 @@ void mf_device_destroy(mf_device *device) {
     if (!device) return;
     device->ops->close(device);
     mf_host_free(device);
-}
-
-mf_status mf_device_use_cudnn(mf_device *device) {
-    if (!device->ops->has_cudnn)
-        return MF_FAIL(MF_EUNSUPPORTED, "%s computes attention in its own way only", device->name);
-    device->uses_cudnn = true;
-    return MF_OK;
 }
 
 mf_memory *mf_device_memory(mf_device *device) { return device->memory; }
@@ -117,6 +149,10 @@ mf_status mf_event_follow(mf_device *device, mf_queue queue, const mf_event *eve
     return event->ops ? device->ops->event_follow(device, queue, event) : MF_OK;
 }
 
+mf_status mf_event_wait(const mf_event *event) { return event->ops ? event->ops->event_wait(event) : MF_OK; }
+
+bool mf_device_has_queues(const mf_device *device) { return device->ops->event_create != NULL; }
+
 mf_status mf_device_finish(mf_device *device, mf_queue queue) {
     return device->ops->finish ? device->ops->finish(device, queue) : MF_OK;
 }
@@ -130,6 +166,26 @@ mf_status mf_copy(mf_device *device, mf_queue queue, void *to, const void *from,
     if (device->ops->copy) return device->ops->copy(device, queue, to, from, bytes);
     if (!device->ops->computes_nothing) memmove(to, from, bytes);
     return MF_OK;
+}
+
+mf_status mf_pinned_take(mf_device *device, size_t bytes, void **out) {
+    *out = NULL;
+    if (bytes == 0) return MF_OK;
+    return device->ops->pinned_take ? device->ops->pinned_take(device, bytes, out)
+                                    : mf_host_alloc(1, bytes, out);
+}
+
+void mf_pinned_give_back(mf_device *device, void *data) {
+    if (!data) return;
+    if (device->ops->pinned_give_back)
+        device->ops->pinned_give_back(data);
+    else
+        mf_host_free(data);
+}
+
+bool mf_device_reaches(const mf_device *device, const mf_device *other) {
+    if (!mf_device_has_queues(device) || device->ops != other->ops) return device->ops == other->ops;
+    return device->ops->reaches(device, other);
 }
 
 mf_status mf_sum_terms(mf_device *device, mf_queue queue, const mf_sum_args *args) {
@@ -252,12 +308,13 @@ static int64_t keys_seen(const mf_attention_args *a, int64_t first, int64_t posi
 }
 
 static double pairs_row_by_row(const mf_attention_args *a) {
+    const int32_t *first_key = a->first_key_host ? a->first_key_host : a->first_key;
     int64_t pairs = 0;
     for (int64_t b = 0; b < a->batch; b++)
         for (int i = 0; i < a->query_chunks; i++)
             for (int64_t r = 0; r < a->queries[i].rows; r++) {
                 int64_t position = a->queries[i].position + r;
-                int64_t first = a->first_key[b * a->tokens + a->queries[i].first_row + r];
+                int64_t first = first_key[b * a->tokens + a->queries[i].first_row + r];
                 if (a->window) first = mf_max(first, position - a->window + 1);
                 pairs += keys_seen(a, first, position);
             }

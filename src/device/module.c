@@ -56,6 +56,11 @@ int mf_cuda_count(void) {
     return found ? found->count() : 0;
 }
 
+int64_t mf_cuda_memory_bytes(int number) {
+    const mf_cuda_module *found = loaded();
+    return found && number < found->count() ? found->memory_bytes(number) : 0;
+}
+
 mf_status mf_cuda_look(void) {
     const mf_cuda_module *found = NULL;
     MF_TRY(mf_cuda_module_load(&found));

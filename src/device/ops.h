@@ -30,13 +30,17 @@ typedef struct mf_device_ops {
     void (*close)(mf_device *device);     /* accepts a state that open left unfinished */
     /* Where memory for this device comes from: number from its name ("cuda:1"), else 0. */
     mf_status (*source)(int number, mf_memory_source *out);
-    /* Queues: NULL, all eight, where nothing is queued and the host addresses all memory. */
+    /* Queues: NULL, all twelve, where nothing is queued and the host addresses all memory. */
     mf_status (*event_create)(mf_device *device, mf_event **out);
     void (*event_destroy)(mf_event *event);
     mf_status (*event_record)(mf_device *device, mf_queue queue, mf_event *event);
     mf_status (*event_follow)(mf_device *device, mf_queue queue, const mf_event *event);
+    mf_status (*event_wait)(const mf_event *event);
     mf_status (*finish)(mf_device *device, mf_queue queue);
     bool (*holds)(const void *data);
+    mf_status (*pinned_take)(mf_device *device, size_t bytes, void **out);
+    void (*pinned_give_back)(void *data);
+    bool (*reaches)(const mf_device *device, const mf_device *other); /* other: of this table too */
     mf_status (*copy)(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes);
     mf_status (*sum)(mf_device *device, mf_queue queue, const mf_sum_args *args);
     mf_status (*gemm)(mf_device *device, const mf_gemm_args *args);
@@ -87,7 +91,9 @@ typedef struct mf_device_ops {
  * without CUDA's libraries. */
 typedef struct mf_cuda_module {
     const mf_device_ops *device;
+    const struct mf_link_ops *links;           /* links.h */
     int (*count)(void);                        /* GPUs that can be used; 0 on any error */
+    int64_t (*memory_bytes)(int number);       /* free on one of them; 0 on any error */
     mf_status (*look)(void);                   /* an error says why there is none */
     void (*describe)(char *out, size_t bytes); /* the libraries and their versions */
     mf_status (*describe_gpu)(int number, char *out, size_t bytes);

@@ -17,7 +17,9 @@ typedef struct session {
     float *time;             /* [batch] the host's */
     mf_buffer given;         /* [batch] conditions of the clips at work */
     mf_buffer nothing;       /* the same of zeros */
+    mf_buffer factor;        /* [values of a patch] f32 */
     mf_buffer all;           /* [replicas][batch] clips that are finished */
+    mf_staging staging;      /* for one of these */
     mf_generated_clips *out; /* NULL but on rank 0 */
     double told_s;           /* that the observer took */
     int64_t steps_done, steps;
@@ -47,12 +49,15 @@ static mf_status open_session(session *s) {
     MF_TRY(take(s, batch * mf_config_condition_values(&o->model.config), "conditions", &s->given));
     MF_TRY(take(s, leads(o) ? batch * mf_config_condition_values(&o->model.config) : 0, "no condition",
                 &s->nothing));
+    MF_TRY(take(s, mf_config_values(&o->model.config), "a factor of clips", &s->factor));
+    s->staging = (mf_staging){.device = s->run.device, .room = (size_t)s->values * sizeof(float)};
     return take(s, s->data ? s->run.replicas * batch * s->values : 0, "all replicas' clips", &s->all);
 }
 
 static void close_session(session *s) {
-    mf_buffer *all[] = {&s->x, &s->v, &s->unled, &s->input, &s->given, &s->nothing, &s->all};
+    mf_buffer *all[] = {&s->x, &s->v, &s->unled, &s->input, &s->given, &s->nothing, &s->factor, &s->all};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(s->run.memory, all[i]);
+    mf_staging_close(&s->staging);
     mf_host_free(s->time);
     mf_run_close(&s->run);
 }
@@ -76,37 +81,52 @@ static mf_status give_conditions(session *s, int64_t first) {
     const mf_clips_options *o = s->options;
     size_t bytes = (size_t)mf_config_condition_values(&o->model.config) * sizeof(float);
     for (int64_t b = 0; b < o->model.batch && bytes; b++)
-        MF_TRY(mf_copy_rows(s->run.device, 1, bytes, (char *)s->given.data + (size_t)b * bytes, bytes,
-                            o->condition + mf_min(first + b, o->clips - 1) *
-                                               mf_config_condition_values(&o->model.config),
-                            bytes));
+        MF_TRY(mf_copy(s->run.device, MF_QUEUE_COMPUTE, (char *)s->given.data + (size_t)b * bytes,
+                       o->condition +
+                           mf_min(first + b, o->clips - 1) * mf_config_condition_values(&o->model.config),
+                       bytes));
     return MF_OK;
 }
 
-/* Velocities at time `time`, led by the condition. */
-static mf_status velocities(session *s, double time) {
+/* out = in + factor * delta, of all clips of a round. */
+static mf_status add(session *s, const mf_buffer *in, float factor, const mf_buffer *delta,
+                     const mf_buffer *out) {
+    int64_t values = mf_config_values(&s->options->model.config);
+    return mf_clip_add(s->run.device, &(mf_clip_sum){.rows = s->options->model.batch * s->values / values,
+                                                     .values = values,
+                                                     .factor = factor,
+                                                     .in = in,
+                                                     .delta = delta,
+                                                     .out = out,
+                                                     .room = &s->factor});
+}
+
+/* Velocities at time `time`, led by the condition: *out. */
+static mf_status velocities(session *s, double time, const mf_buffer **out) {
     const mf_clips_options *o = s->options;
-    int64_t batch = o->model.batch, n = batch * s->values,
-            own = mf_model_clip_rows(s->run.model, false) / batch;
-    float *x = s->x.data, *v = s->v.data, *unled = s->unled.data, *input = s->input.data;
+    int64_t batch = o->model.batch, own = mf_model_clip_rows(s->run.model, false) / batch;
+    float *x = s->x.data, *input = s->input.data;
     int64_t own_values = own * mf_config_values(&o->model.config);
     for (int64_t b = 0; b < batch; b++) {
-        if (own) mf_model_cut_clip(s->run.model, false, x + b * s->values, input + b * own_values);
+        if (own) MF_TRY(mf_model_cut_clip(s->run.model, false, x + b * s->values, input + b * own_values));
         s->time[b] = (float)time;
     }
     mf_model_call call = {.input = input, .time = s->time, .condition = s->given.data};
-    MF_TRY(mf_model_velocity(s->run.model, &call, v));
+    MF_TRY(mf_model_velocity(s->run.model, &call, s->v.data));
+    *out = &s->v;
     if (!leads(o)) return MF_OK;
     call.condition = s->nothing.data;
-    MF_TRY(mf_model_velocity(s->run.model, &call, unled));
-    for (int64_t i = 0; i < n; i++) v[i] = unled[i] + (float)o->guidance * (v[i] - unled[i]);
-    return MF_OK;
+    MF_TRY(mf_model_velocity(s->run.model, &call, s->unled.data));
+    *out = &s->unled;
+    MF_TRY(add(s, &s->v, -1, &s->unled, &s->v));
+    return add(s, &s->unled, (float)o->guidance, &s->v, &s->unled);
 }
 
 static mf_status tell_step(session *s) {
     const mf_clips_options *o = s->options;
     s->steps_done++;
     if (!s->out || !o->stepped) return MF_OK;
+    MF_TRY(mf_device_finish(s->run.device, MF_QUEUE_COMPUTE));
     double begin = mf_now_s();
     MF_TRY(o->stepped(o->context, s->steps_done, s->steps));
     s->told_s += mf_now_s() - begin;
@@ -115,12 +135,11 @@ static mf_status tell_step(session *s) {
 
 static mf_status walk(session *s) {
     const mf_clips_options *o = s->options;
-    int64_t n = o->model.batch * s->values;
-    float *x = s->x.data, *v = s->v.data, step = 1.0f / (float)o->steps;
+    const mf_buffer *v = NULL;
     for (int64_t k = 0; k < o->steps; k++) {
         mf_loop_reset_stats(&s->run);
-        MF_TRY(velocities(s, (double)k / (double)o->steps));
-        for (int64_t i = 0; i < n; i++) x[i] += step * v[i];
+        MF_TRY(velocities(s, (double)k / (double)o->steps, &v));
+        MF_TRY(add(s, &s->x, 1.0f / (float)o->steps, v, &s->x));
         MF_TRY(tell_step(s));
     }
     return MF_OK;
@@ -136,9 +155,13 @@ static mf_status hand_over(session *s, int64_t round) {
     MF_TRY(mf_host_alloc((size_t)s->run.replicas + 1, sizeof *offsets, &offsets));
     for (int i = 0; i <= s->run.replicas; i++) offsets[i] = (size_t)i * bytes;
     if (s->data) MF_GO(mf_allgather(s->data, s->x.data, s->all.data, offsets, NULL));
+    MF_GO(mf_device_finish(s->run.device, MF_QUEUE_COMPUTE));
     double begin = mf_now_s();
-    for (int64_t i = 0; i < s->run.replicas * batch && s->out; i++)
-        if (round + i < o->clips) MF_GO(o->clip(o->context, round + i, all + i * s->values));
+    for (int64_t i = 0; i < s->run.replicas * batch && s->out && round + i < o->clips; i++) {
+        const float *clip = NULL;
+        MF_GO(mf_staging_fetch(&s->staging, all + i * s->values, bytes / (size_t)batch, &clip));
+        MF_GO(o->clip(o->context, round + i, clip));
+    }
     s->told_s += mf_now_s() - begin;
 fail:
     mf_host_free(offsets);
@@ -183,6 +206,7 @@ mf_status mf_generate_clips(mf_world *world, const mf_clips_options *options, mf
                             .adam = {.steps = 1},
                             .accumulate = 1,
                             .threads = own.threads,
+                            .device = own.device,
                             .init_from = own.init_from};
     session s = {.options = &own,
                  .run = {.options = &run, .world = world},

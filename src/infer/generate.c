@@ -1,5 +1,6 @@
 /* generate.c: prompts are read, one after another, in portions; then all go on together, a token a step. The
  * last token of a prompt is the first that goes through a step, so that only steps have scores. */
+#include "device/staging.h"
 #include "io/digest.h"
 #include "meshfold/infer.h"
 #include "train/loop.h"
@@ -24,6 +25,7 @@ typedef struct session {
     int *sequence;         /* [texts] of a step */
     int32_t *ids;          /* [texts] of a step */
     mf_buffer scores;      /* [texts, vocab] f32 */
+    mf_staging staging;    /* for those of a text */
     mf_candidate *scratch; /* [vocab] where tokens are chosen */
     double *chosen;        /* [prompts] id + 1 of what a step brought; 0: nothing */
     mf_generation *out;    /* NULL but on rank 0 */
@@ -33,6 +35,7 @@ typedef struct session {
 
 static mf_status wait_for_all(session *s, double *now) {
     MF_TRY(mf_barrier(s->run.mesh.world));
+    MF_TRY(mf_device_finish(s->run.device, MF_QUEUE_COMPUTE));
     *now = mf_now_s();
     return MF_OK;
 }
@@ -97,10 +100,12 @@ static mf_status open_session(session *s) {
     MF_TRY(mf_host_alloc(texts + 1, sizeof *s->ids, &s->ids));
     MF_TRY(mf_host_alloc((size_t)o->prompts, sizeof *s->chosen, &s->chosen));
     if (chooses(s)) MF_TRY(mf_host_alloc(vocab, sizeof *s->scratch, &s->scratch));
+    s->staging = (mf_staging){.device = s->run.device, .room = vocab * sizeof(float)};
     return mf_buffer_alloc(s->run.memory, MF_WORKSPACE, texts * vocab * sizeof(float), "scores", &s->scores);
 }
 
 static void close_session(session *s) {
+    mf_staging_close(&s->staging);
     mf_buffer_free(s->run.memory, &s->scores);
     mf_cache_destroy(s->cache);
     mf_host_free(s->text);
@@ -175,6 +180,7 @@ static mf_status read_prompts(session *s) {
 /* The next token of each own text that goes on. */
 static mf_status step(session *s) {
     const mf_generate_options *o = s->options;
+    int64_t vocab = o->model.config.vocab;
     mf_next_call call = {.sequence = s->sequence, .ids = s->ids, .logits = s->scores.data};
     for (int i = 0; i < s->texts; i++) {
         const text *t = &s->text[prompt_of(s, i)];
@@ -188,8 +194,10 @@ static mf_status step(session *s) {
     for (int i = 0; i < call.count && chooses(s); i++) {
         int prompt = prompt_of(s, s->sequence[i]);
         int32_t id = 0;
-        MF_TRY(mf_sample(&o->sampling, call.logits + i * o->model.config.vocab, o->model.config.vocab,
-                         (uint64_t)prompt, (uint64_t)s->text[prompt].made, s->scratch, &id));
+        const float *scores = call.logits + i * vocab;
+        MF_TRY(mf_staging_fetch(&s->staging, scores, (size_t)vocab * sizeof *scores, &scores));
+        MF_TRY(mf_sample(&o->sampling, scores, vocab, (uint64_t)prompt, (uint64_t)s->text[prompt].made,
+                         s->scratch, &id));
         s->chosen[prompt] = id + 1;
     }
     return MF_OK;
@@ -291,6 +299,7 @@ mf_status mf_generate(mf_world *world, const mf_generate_options *options, mf_ge
                             .adam = {.steps = 1},
                             .accumulate = 1,
                             .threads = options->threads,
+                            .device = options->device,
                             .init_from = options->init_from};
     session s = {.options = options,
                  .run = {.options = &run, .world = world},

@@ -27,14 +27,16 @@ static mf_status check_room(const mf_cache *c, int64_t count) {
     return MF_OK;
 }
 
-static mf_status read_portion(mf_cache *c, const int32_t *ids, int64_t count, int32_t *own) {
+/* own: room for this rank's ids of a portion, the host's and the device's. */
+static mf_status read_portion(mf_cache *c, const int32_t *ids, int64_t count, int32_t *own, int32_t *there) {
     mf_model *m = c->model;
     MF_TRY(check_room(c, count));
     MF_TRY(mf_model_reshape(m, count, c->at->tokens));
     if (m->side->rows) mf_model_cut(m, ids, own);
+    MF_TRY(mf_copy(m->device, MF_QUEUE_COMPUTE, there, own, (size_t)m->side->rows * sizeof *own));
     m->next = NULL;
     m->cache = c;
-    mf_status status = mf_model_forward(m, own);
+    mf_status status = mf_model_forward(m, there);
     m->cache = NULL;
     if (!status) extend(c);
     return status;
@@ -43,14 +45,17 @@ static mf_status read_portion(mf_cache *c, const int32_t *ids, int64_t count, in
 mf_status mf_cache_read(mf_cache *c, int sequence, const int32_t *ids, int64_t count) {
     mf_status status = MF_OK;
     int32_t *own = NULL;
+    mf_buffer there = {0};
     c->at = &c->sequence[sequence];
     if (count > c->at->most - c->at->tokens)
         return MF_FAIL(MF_EINVAL, "%lld tokens more than the cache has room for",
                        (long long)(count + c->at->tokens - c->at->most));
-    MF_TRY(mf_host_alloc((size_t)c->chunk, sizeof *own, &own));
+    MF_GO(mf_host_alloc((size_t)c->chunk, sizeof *own, &own));
+    MF_GO(mf_work(c->model, c->chunk, sizeof *own, "ids of a portion", &there));
     for (int64_t done = 0; done < count; done += c->chunk)
-        MF_GO(read_portion(c, ids + done, mf_min(c->chunk, count - done), own));
+        MF_GO(read_portion(c, ids + done, mf_min(c->chunk, count - done), own, there.data));
 fail:
+    mf_buffer_free(c->model->memory, &there);
     mf_host_free(own);
     return status;
 }

@@ -12,6 +12,7 @@ typedef struct step {
     int64_t n;                 /* sequences that go on */
     int *owner;                /* [n] the rank that keeps the new keys */
     mf_slice q, k;             /* own heads */
+    mf_buffer ids;             /* [n] int32 */
     mf_buffer cos_sin;         /* [n, head_dim] f32 */
     mf_buffer x, normed;       /* [n, hidden] compute type */
     mf_buffer own, gathered;   /* own heads' q, k, v: [n, ...] each; all shards' */
@@ -85,6 +86,7 @@ static mf_status take_values(step *s) {
     int64_t met = met_elements(s), own = shard_elements(s, mf_comm_rank(m->stream)), all = 0;
     size_t size = mf_dtype_bytes(m->options.type);
     for (int shard = 0; shard < m->shards; shard++) all += shard_elements(s, shard);
+    MF_TRY(mf_work(m, s->n, sizeof(int32_t), "ids of new tokens", &s->ids));
     MF_TRY(mf_work(m, s->n * m->config.head_dim, sizeof(float), "angles of new tokens", &s->cos_sin));
     MF_TRY(mf_work(m, s->n * h, size, "new tokens", &s->x));
     MF_TRY(mf_work(m, s->n * h, size, "a block's input", &s->normed));
@@ -111,6 +113,7 @@ static mf_status open_step(step *s) {
     s->q = own_slice(m, mf_layer_param(m, 0, MF_WQ));
     s->k = own_slice(m, mf_layer_param(m, 0, MF_WK));
     MF_TRY(take_values(s));
+    MF_TRY(mf_copy(m->device, MF_QUEUE_COMPUTE, s->ids.data, s->call->ids, (size_t)s->n * sizeof(int32_t)));
     for (int64_t i = 0; i < s->n; i++) {
         s->owner[i] = fewest(s->cache, s->call->sequence[i]);
         MF_TRY(mf_rope_table(
@@ -125,9 +128,9 @@ static mf_status open_step(step *s) {
 }
 
 static void close_step(step *s) {
-    mf_buffer *all[] = {&s->cos_sin, &s->x,      &s->normed, &s->own,     &s->gathered,  &s->queries,
-                        &s->keys,    &s->values, &s->met,    &s->all_met, &s->a,         &s->gate,
-                        &s->up,      &s->inner,  &s->y,      &s->logits,  &s->all_logits};
+    mf_buffer *all[] = {&s->ids,     &s->cos_sin, &s->x,      &s->normed, &s->own,     &s->gathered,
+                        &s->queries, &s->keys,    &s->values, &s->met,    &s->all_met, &s->a,
+                        &s->gate,    &s->up,      &s->inner,  &s->y,      &s->logits,  &s->all_logits};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(model_of(s)->memory, all[i]);
     mf_host_free(s->owner);
 }
@@ -143,7 +146,7 @@ static mf_status embed(step *s) {
                                                         .h = m->config.hidden,
                                                         .first = own.first,
                                                         .rows = own.count,
-                                                        .ids = s->call->ids,
+                                                        .ids = s->ids.data,
                                                         .table = own_matrix(m, mf_embedding_param(m)),
                                                         .out = s->x.data}));
     return mf_allreduce(m->sharers, s->x.data, s->n * m->config.hidden, m->options.type, NULL);

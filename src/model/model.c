@@ -85,6 +85,12 @@ static mf_status join_groups(mf_model *m, mf_mesh *mesh) {
     return MF_OK;
 }
 
+static int64_t most_elements(const mf_model *m) {
+    int64_t most = 0;
+    for (int shard = 0; shard < m->shards; shard++) most = mf_max(most, mf_params_elements(m, shard));
+    return most;
+}
+
 static mf_status build_store(mf_model *m, mf_mesh *mesh) {
     mf_comm *replicas = NULL;
     MF_TRY(mf_mesh_group(mesh, mf_layout_replicas(&mesh->spec, &m->layout), &replicas));
@@ -93,6 +99,7 @@ static mf_status build_store(mf_model *m, mf_mesh *mesh) {
                                 .device = m->device,
                                 .type = m->options.type,
                                 .elements = mf_params_elements(m, mf_comm_rank(m->stream)),
+                                .most_elements = most_elements(m),
                                 .grads = !m->options.forward_only,
                                 .cut_updates = m->layout.cut_updates};
     MF_TRY(mf_store_create(&options, &m->store));
@@ -288,10 +295,10 @@ static mf_status check_documents(const mf_model *m, const int32_t *begins) {
 mf_status mf_model_set_documents(mf_model *m, const int32_t *begins) {
     if (!m->options.packed) return MF_FAIL(MF_EINVAL, "documents for a model that is not packed");
     if (begins) MF_TRY(check_documents(m, begins));
-    mf_exchange_set_documents(&m->side->exchange, begins);
-    return MF_OK;
+    return mf_exchange_set_documents(&m->side->exchange, begins);
 }
 
+mf_device *mf_model_device(const mf_model *m) { return m->device; }
 mf_comm *mf_model_world(const mf_model *m) { return m->world; }
 
 mf_status mf_model_share_updates(mf_model *m) { return mf_store_share_updates(&m->store); }

@@ -423,7 +423,7 @@ mf_status mf_stdit_grid(mf_model *model);
 /* Of hidden, what positions of frames, rows and columns have. */
 void mf_stdit_widths(const mf_model *model, int64_t width[3]);
 /* This rank's part behind the last block, [frames, places, values], to its place in the whole clip. */
-void mf_stdit_place_clip(const mf_model *model, const float *own, float *clip);
+mf_status mf_stdit_place_clip(const mf_model *model, const float *own, float *clip);
 /* Where a layer leaves what is to be switched, once peers have read what was there. */
 mf_status mf_stdit_switch_open(mf_model *model, void **place);
 /* Between blocks, where they cut other dimensions: from the last layer's side to that of `layer`. */

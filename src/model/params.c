@@ -286,15 +286,22 @@ mf_status mf_model_grad_squares(mf_model *m, double *sum) {
 }
 
 /* This rank's part of a whole gradient: what it updates and counts; zeros elsewhere. */
-static void lay_out_gradient(mf_model *m, const mf_param_view *v, float *whole) {
+static mf_status lay_out_gradient(mf_model *m, const mf_param_view *v, float *whole) {
     const float *grads = m->store.grads.own;
-    if (!m->store.cut_updates && mf_comm_rank(m->store.replicas) > 0) return;
-    for (int64_t row = v->shared_rows; row < v->slice_rows; row++)
-        for (int64_t col = 0; col < v->slice_cols; col++) {
-            int64_t at = v->offset + row * v->slice_cols + col;
-            if (at >= m->store.first && at < m->store.first + m->store.count)
-                whole[(v->first_row + row) * v->cols + v->first_col + col] = grads[at];
-        }
+    int64_t width = v->slice_cols, at = v->shared_rows * width, end = v->slice_rows * width;
+    if (!m->store.cut_updates && mf_comm_rank(m->store.replicas) > 0) return MF_OK;
+    at = mf_max(at, m->store.first - v->offset);
+    end = mf_min(end, m->store.first + m->store.count - v->offset);
+    for (int64_t n = 0; at < end; at += n) { /* what is updated may begin and end within a row */
+        int64_t row = at / width, col = at % width, rows = col ? 0 : (end - at) / width;
+        int64_t cols = rows ? width : mf_min(width - col, end - at);
+        MF_TRY(mf_copy_rows(m->device, mf_max(rows, 1), (size_t)cols * sizeof(float),
+                            whole + (v->first_row + row) * v->cols + v->first_col + col,
+                            (size_t)v->cols * sizeof(float), grads + v->offset + at,
+                            (size_t)width * sizeof(float)));
+        n = mf_max(rows, 1) * cols;
+    }
+    return MF_OK;
 }
 
 mf_status mf_model_collect_gradient(mf_model *m, int index, float *whole) {
@@ -302,9 +309,10 @@ mf_status mf_model_collect_gradient(mf_model *m, int index, float *whole) {
     int64_t elements = mf_max(v.rows, 1) * v.cols;
     MF_TRY(mf_zero(m->device, whole, (size_t)elements * sizeof(float)));
     if (!v.replicated)
-        lay_out_gradient(m, &v, whole);
+        MF_TRY(lay_out_gradient(m, &v, whole));
     else if (mf_comm_rank(m->world) == 0)
-        for (int64_t i = 0; i < elements; i++) whole[i] = *mf_replica_grad(m, index, i);
+        MF_TRY(mf_copy(m->device, MF_QUEUE_COMPUTE, whole, mf_replica_grad(m, index, 0),
+                       (size_t)elements * sizeof(float)));
     return mf_reduce(m->world, whole, elements, 0, NULL);
 }
 

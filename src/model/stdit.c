@@ -3,11 +3,21 @@
  */
 #include "model/model.h"
 
+/* Of any rank, on either side of a switch. */
+static int64_t most_tokens(const mf_model *m) {
+    int64_t ranks = mf_comm_size(m->sequence), places = mf_clip_places(&m->options.grid),
+            frames = m->options.grid.frames;
+    return m->options.batch *
+           mf_max(mf_ceil_div(frames, ranks) * places, frames * mf_ceil_div(places, ranks));
+}
+
 mf_status mf_stdit_build(mf_model *m) {
     int64_t most = mf_max(m->sides_of[0].tokens, m->sides_of[1].tokens) * m->config.hidden;
     MF_TRY(mf_stdit_grid(m));
     MF_TRY(mf_modulation_keep(m));
     if (!mf_switches(m)) return MF_OK;
+    m->stdit.turning.most_bytes =
+        (size_t)(most_tokens(m) * m->config.hidden) * mf_dtype_bytes(m->options.type);
     return mf_shared_alloc(m->sequence, m->memory, MF_EXCHANGE,
                            (size_t)most * mf_dtype_bytes(m->options.type), "values before a switch",
                            &m->stdit.turning);
@@ -64,7 +74,7 @@ static mf_status whole_velocity(mf_model *m, float *own, float *out) {
     int64_t own_clip = m->side->tokens / m->options.batch * values, all = m->options.batch * clip;
     MF_TRY(mf_zero(m->device, out, (size_t)all * sizeof(float)));
     for (int64_t b = 0; b < m->options.batch && own; b++)
-        mf_stdit_place_clip(m, own + b * own_clip, out + b * clip);
+        MF_TRY(mf_stdit_place_clip(m, own + b * own_clip, out + b * clip));
     MF_TRY(mf_allreduce(m->sequence, out, all, MF_F32, NULL));
     if (!mf_reduction_scatters(m->side->reduction.kind)) return MF_OK;
     return mf_allreduce(m->tensor, out, all, MF_F32, NULL);

@@ -7,8 +7,6 @@
 
 #include "meshfold/cut.h"
 
-#include <string.h>
-
 /* Frames, and runs of places. */
 typedef struct share {
     int64_t frame, frames;
@@ -53,75 +51,68 @@ int64_t mf_model_clip_rows(const mf_model *m, bool last) {
     return m->sides_of[last ? MF_BY_PLACE : MF_BY_FRAME].tokens;
 }
 
-/* Calls work with every stretch of a clip's tokens that lie together here and there: [frame][run]. */
-typedef void (*stretch_work)(void *context, int64_t token, int64_t row, int64_t count);
-static void each_stretch(const mf_model *m, int side, void *context, stretch_work work) {
+/* A run of places lies alike in every frame: between a whole clip and this rank's part of it, either way. */
+static mf_status move_runs(const mf_model *m, int side, float *own, float *clip, bool cut) {
     share s = share_on(m, side);
+    int64_t places = mf_clip_places(&m->options.grid);
+    size_t row = (size_t)mf_config_values(&m->config) * sizeof(float);
+    size_t own_ld = (size_t)places_of(&s) * row, clip_ld = (size_t)places * row;
+    for (int i = 0; i < s.runs; i++) {
+        size_t bytes = (size_t)s.run[i].rows * row;
+        char *here = (char *)own + (size_t)s.run[i].first_row * row,
+             *there = (char *)clip + (size_t)(s.frame * places + s.run[i].position) * row;
+        MF_TRY(mf_copy_rows(m->device, s.frames, bytes, cut ? here : there, cut ? own_ld : clip_ld,
+                            cut ? there : here, cut ? clip_ld : own_ld));
+    }
+    return MF_OK;
+}
+
+mf_status mf_model_cut_clip(const mf_model *m, bool last, const float *clip, float *out) {
+    union {
+        const float *in;
+        float *out;
+    } whole = {clip}; /* only read */
+    return move_runs(m, last ? MF_BY_PLACE : MF_BY_FRAME, out, whole.out, true);
+}
+
+mf_status mf_stdit_place_clip(const mf_model *m, const float *own, float *clip) {
+    union {
+        const float *in;
+        float *out;
+    } part = {own};
+    return move_runs(m, MF_BY_PLACE, part.out, clip, false);
+}
+
+/* Where a token of a clip stands in the grid: frame, row, column. */
+static void index_token(const mf_clip_grid *grid, int64_t token, int32_t *out) {
+    int64_t places = mf_clip_places(grid), place = token % places;
+    out[0] = (int32_t)(token / places);
+    out[1] = (int32_t)(place / grid->columns);
+    out[2] = (int32_t)(place % grid->columns);
+}
+
+static void index_rows(const mf_model *m, int32_t *out) {
+    share s = share_on(m, MF_BY_FRAME);
     int64_t places = mf_clip_places(&m->options.grid), own = places_of(&s);
     for (int64_t t = 0; t < s.frames; t++)
         for (int i = 0; i < s.runs; i++)
-            work(context, (s.frame + t) * places + s.run[i].position, t * own + s.run[i].first_row,
-                 s.run[i].rows);
+            for (int64_t r = 0; r < s.run[i].rows; r++)
+                index_token(&m->options.grid, (s.frame + t) * places + s.run[i].position + r,
+                            out + 3 * (t * own + s.run[i].first_row + r));
 }
 
-/* Between a whole clip and this rank's part of it. */
-typedef struct cutting {
-    int64_t values;
-    const float *from;
-    float *to;
-} cutting;
-
-static void cut_stretch(void *context, int64_t token, int64_t row, int64_t count) {
-    cutting *c = context;
-    memcpy(c->to + row * c->values, c->from + token * c->values, (size_t)(count * c->values) * sizeof(float));
-}
-
-static void place_stretch(void *context, int64_t token, int64_t row, int64_t count) {
-    cutting *c = context;
-    memcpy(c->to + token * c->values, c->from + row * c->values, (size_t)(count * c->values) * sizeof(float));
-}
-
-void mf_model_cut_clip(const mf_model *m, bool last, const float *clip, float *out) {
-    cutting c = {mf_config_values(&m->config), clip, out};
-    each_stretch(m, last ? MF_BY_PLACE : MF_BY_FRAME, &c, cut_stretch);
-}
-
-void mf_stdit_place_clip(const mf_model *m, const float *own, float *clip) {
-    cutting c = {mf_config_values(&m->config), own, clip};
-    each_stretch(m, MF_BY_PLACE, &c, place_stretch);
-}
-
-/* Where a row of a clip stands in the grid. */
-typedef struct indexing {
-    const mf_clip_grid *grid;
-    int32_t *index;
-} indexing;
-
-static void index_stretch(void *context, int64_t token, int64_t row, int64_t count) {
-    indexing *x = context;
-    int64_t places = mf_clip_places(x->grid);
-    for (int64_t i = 0; i < count; i++) {
-        int64_t place = (token + i) % places;
-        int32_t *at = x->index + 3 * (row + i);
-        at[0] = (int32_t)((token + i) / places);
-        at[1] = (int32_t)(place / x->grid->columns);
-        at[2] = (int32_t)(place % x->grid->columns);
-    }
-}
-
-/* Made in host memory: a dry device has none to write to. */
+/* Made in host memory: a device's may be none that the host can write to. */
 static mf_status keep_index(mf_model *m) {
     mf_status status = MF_OK;
     mf_stdit *s = &m->stdit;
     int64_t n = 3 * s->frames * s->places;
-    size_t bytes = (size_t)n * sizeof(int32_t);
-    indexing x = {.grid = &m->options.grid};
+    int32_t *index = NULL;
     MF_GO(mf_keep(m, n, sizeof(int32_t), "places of a clip's rows", &s->index));
-    MF_GO(mf_host_alloc((size_t)n, sizeof *x.index, &x.index));
-    each_stretch(m, MF_BY_FRAME, &x, index_stretch);
-    MF_GO(mf_copy_rows(m->device, 1, bytes, s->index.data, bytes, x.index, bytes));
+    MF_GO(mf_host_alloc((size_t)n, sizeof *index, &index));
+    index_rows(m, index);
+    MF_GO(mf_copy(m->device, MF_QUEUE_COMPUTE, s->index.data, index, (size_t)n * sizeof *index));
 fail:
-    mf_host_free(x.index);
+    mf_host_free(index);
     return status;
 }
 

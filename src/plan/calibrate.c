@@ -6,8 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Of a rank's two arenas each: far larger than its caches, together. */
-enum { ARENA_BYTES = 160 << 20, PACE_SIDE = 768 };
 /* Long enough for the clock, short enough that a list is done in a minute. */
 static const double least_s = 0.002, pace_s = 0.03;
 
@@ -28,21 +26,22 @@ static mf_status agree_on_mean(const mf_workbench *bench, double *value) {
 }
 
 static mf_status multiply_square(mf_workbench *b, float *square) {
-    int64_t elements = PACE_SIDE * PACE_SIDE;
-    return mf_gemm(b->device, &(mf_gemm_args){.m = PACE_SIDE,
-                                              .n = PACE_SIDE,
-                                              .k = PACE_SIDE,
-                                              .a = {square, PACE_SIDE, MF_F32, false},
-                                              .b = {square + elements, PACE_SIDE, MF_F32, false},
+    int64_t side = b->sizes->pace_side, elements = side * side;
+    MF_TRY(mf_gemm(b->device, &(mf_gemm_args){.m = side,
+                                              .n = side,
+                                              .k = side,
+                                              .a = {square, side, MF_F32, false},
+                                              .b = {square + elements, side, MF_F32, false},
                                               .c = square + 2 * elements,
-                                              .c_ld = PACE_SIDE,
-                                              .c_type = MF_F32});
+                                              .c_ld = side,
+                                              .c_type = MF_F32}));
+    return mf_device_finish(b->device, MF_QUEUE_COMPUTE);
 }
 
 static mf_status measure_pace(mf_workbench *b, double seconds, double *flops) {
     mf_status status = MF_OK;
     mf_buffer squares = {0};
-    int64_t elements = 3 * PACE_SIDE * PACE_SIDE;
+    int64_t side = b->sizes->pace_side, elements = 3 * side * side;
     double passed = 0, turns = 0;
     MF_GO(mf_buffer_alloc(b->memory, MF_WORKSPACE, (size_t)elements * 4, "the machine's pace", &squares));
     MF_GO(mf_fill(b->device, elements, 1.0f / 128, squares.data));
@@ -50,25 +49,30 @@ static mf_status measure_pace(mf_workbench *b, double seconds, double *flops) {
     MF_GO(mf_barrier(b->all));
     for (double start = mf_now_s(); passed < seconds; passed = mf_now_s() - start, turns++)
         MF_GO(multiply_square(b, squares.data));
-    *flops = turns * 2 * PACE_SIDE * PACE_SIDE * PACE_SIDE / passed;
+    *flops = turns * 2 * (double)(side * side) * (double)side / passed;
     MF_GO(agree_on_mean(b, flops));
 fail:
     mf_buffer_free(b->memory, &squares);
     return status;
 }
 
-/* The mean time of a run, over as many as fill the least time, on all ranks. */
-static mf_status time_point(mf_workbench *bench, const mf_timed *table, const double *size, double *seconds) {
-    double once = mf_now_s();
-    MF_TRY(table->run(bench, bench->device, table, size));
-    once = mf_now_s() - once;
-    MF_TRY(agree_on_mean(bench, &once));
-    int turns = (int)fmin(1000, ceil(least_s / fmax(once, 1e-9)));
-    MF_TRY(mf_barrier(bench->all));
+static mf_status run_turns(mf_workbench *bench, const mf_timed *table, const double *size, int turns,
+                           double *seconds) {
     double start = mf_now_s();
     for (int i = 0; i < turns; i++) MF_TRY(table->run(bench, bench->device, table, size));
+    MF_TRY(mf_device_finish(bench->device, MF_QUEUE_COMPUTE));
     *seconds = (mf_now_s() - start) / turns;
     return agree_on_mean(bench, seconds);
+}
+
+/* The mean time of a run, over as many as fill the least time, on all ranks. On a GPU they are asked for one
+ * after another, as in a step: what is too small to keep it busy takes as long as asking. */
+static mf_status time_point(mf_workbench *bench, const mf_timed *table, const double *size, double *seconds) {
+    double once = 0;
+    MF_TRY(run_turns(bench, table, size, 1, &once));
+    int turns = (int)fmin(1000, ceil(least_s / fmax(once, 1e-9)));
+    MF_TRY(mf_barrier(bench->all));
+    return run_turns(bench, table, size, turns, seconds);
 }
 
 static int points_of(const mf_timed *t) {
@@ -129,10 +133,10 @@ static mf_status keep_all(const session *s, mf_rates *out) {
     return MF_OK;
 }
 
-mf_status mf_pace(mf_world *world, int threads, double seconds, double *flops) {
+mf_status mf_pace(mf_world *world, const char *device, int threads, double seconds, double *flops) {
     mf_status status = MF_OK;
     mf_workbench bench = {0};
-    MF_GO(mf_workbench_open(world, threads, 0, &bench));
+    MF_GO(mf_workbench_open(world, device, threads, false, &bench));
     MF_GO(measure_pace(&bench, seconds, flops));
     MF_GO(mf_barrier(bench.all));
 fail:
@@ -171,7 +175,7 @@ mf_status mf_calibrate(mf_world *world, const mf_calibrate_options *options, mf_
     if (options->passes < 1 || options->passes > MF_CALIBRATE_PASSES)
         return MF_FAIL(MF_EINVAL, "passes is %d; it must be from 1 to %d", options->passes,
                        MF_CALIBRATE_PASSES);
-    MF_GO(mf_workbench_open(world, options->threads, ARENA_BYTES, &bench));
+    MF_GO(mf_workbench_open(world, options->device, options->threads, true, &bench));
     MF_GO(measure(&s, out));
     MF_GO(mf_barrier(bench.all));
 fail:

@@ -10,8 +10,18 @@ typedef struct mf_arena {
     size_t at;
 } mf_arena;
 
+typedef struct mf_bench_sizes {
+    int64_t arena_bytes; /* of each of two */
+    int pace_side;       /* of the product that tells the machine's pace */
+    int width;           /* of a row */
+    int head, heads;     /* of attention */
+    double thin[3];      /* m, n, k of a product whose result takes most of the time */
+    mf_grid_axis sides, queries, rows, payloads;
+} mf_bench_sizes;
+
 typedef struct mf_workbench {
-    mf_memory *memory;
+    const mf_bench_sizes *sizes;
+    mf_memory *memory, *dry_memory;
     mf_device *device, *dry; /* dry: tells what a run amounts to */
     mf_comm *all;
     mf_arena in, out; /* in is never written: its content reads as small numbers in f32 and bf16 */
@@ -35,8 +45,8 @@ struct mf_timed {
 };
 enum { MF_TIMED_MOST = 96 };
 
-/* arena: bytes of each; 0: none. Collective. */
-mf_status mf_workbench_open(mf_world *world, int threads, size_t arena, mf_workbench *out);
+/* Collective. */
+mf_status mf_workbench_open(mf_world *world, const char *device, int threads, bool arenas, mf_workbench *out);
 /* Accepts one that open left unfinished. */
 void mf_workbench_close(mf_workbench *bench);
 /* Grids of *rates; returns their number. */

@@ -4,24 +4,57 @@
 
 #include <string.h>
 
-enum { WIDTH = 256, HEAD = 64, HEADS = 4 };
+/* Sizes at which a device of its kind has something to do, and arenas beyond its caches. */
+static const mf_bench_sizes of_cpu = {.arena_bytes = 160 << 20,
+                                      .pace_side = 768,
+                                      .width = 256,
+                                      .head = 64,
+                                      .heads = 4,
+                                      .thin = {1024, 1024, 64},
+                                      .sides = {6, {64, 128, 256, 512, 1024, 2048}},
+                                      .queries = {5, {64, 256, 1024, 2048, 4096}},
+                                      .rows = {5, {16, 128, 1024, 8192, 32768}},
+                                      .payloads = {4, {1 << 12, 1 << 16, 1 << 20, 1 << 24}}},
+                            of_gpu = {.arena_bytes = 1 << 30,
+                                      .pace_side = 4096,
+                                      .width = 4096,
+                                      .head = 128,
+                                      .heads = 16,
+                                      .thin = {8192, 8192, 64},
+                                      .sides = {6, {128, 512, 1024, 2048, 4096, 8192}},
+                                      .queries = {5, {128, 1024, 4096, 8192, 16384}},
+                                      .rows = {5, {1, 16, 128, 1024, 8192}},
+                                      .payloads = {5, {1 << 12, 1 << 16, 1 << 20, 1 << 24, 1 << 28}}};
+
 /* As f32, and as two bf16, a number near 1/128. */
 static const uint32_t small_number = 0x3c003c00;
 
-mf_status mf_workbench_open(mf_world *world, int threads, size_t arena, mf_workbench *b) {
+static mf_status open_devices(mf_world *world, const char *name, int threads, mf_workbench *b) {
+    char own[MF_DEVICE_NAME];
+    mf_device_name_of_rank(name, mf_world_local_rank(world), own);
+    b->sizes = mf_device_is_gpu(name) ? &of_gpu : &of_cpu;
+    MF_TRY(mf_device_memory_create(own, &b->memory));
+    MF_TRY(mf_device_create(own, b->memory, threads, &b->device));
+    MF_TRY(mf_device_memory_create("dry", &b->dry_memory));
+    MF_TRY(mf_device_create("dry", b->dry_memory, threads, &b->dry));
+    mf_world_use(world, b->device);
+    return MF_OK;
+}
+
+mf_status mf_workbench_open(mf_world *world, const char *device, int threads, bool arenas, mf_workbench *b) {
     mf_status status = MF_OK;
     int ranks[MF_CALIBRATE_RANKS];
     for (int i = 0; i < mf_world_size(world) && i < MF_CALIBRATE_RANKS; i++) ranks[i] = i;
-    MF_GO(mf_memory_create(NULL, &b->memory));
-    MF_GO(mf_device_create("cpu", b->memory, threads, &b->device));
-    MF_GO(mf_device_create("dry", b->memory, threads, &b->dry));
+    MF_GO(open_devices(world, device, threads, b));
     MF_GO(mf_comm_create(world, "ranks", ranks, mf_world_size(world), &b->all));
+    size_t arena = arenas ? (size_t)b->sizes->arena_bytes : 0;
     MF_GO(mf_buffer_alloc(b->memory, MF_WORKSPACE, arena, "calibration", &b->in.buffer));
     MF_GO(mf_buffer_alloc(b->memory, MF_WORKSPACE, arena, "calibration", &b->out.buffer));
     float value;
     memcpy(&value, &small_number, sizeof value);
     MF_GO(mf_fill(b->device, (int64_t)arena / 4, value, b->in.buffer.data));
     MF_GO(mf_fill(b->device, (int64_t)arena / 4, value, b->out.buffer.data));
+    MF_GO(mf_device_finish(b->device, MF_QUEUE_COMPUTE));
 fail:
     return status;
 }
@@ -32,6 +65,7 @@ void mf_workbench_close(mf_workbench *b) {
     if (b->memory) mf_buffer_free(b->memory, &b->out.buffer);
     mf_device_destroy(b->dry);
     mf_device_destroy(b->device);
+    mf_memory_destroy(b->dry_memory);
     mf_memory_destroy(b->memory);
     *b = (mf_workbench){0};
 }
@@ -75,16 +109,14 @@ static mf_status gemm(mf_workbench *b, mf_device *device, const mf_timed *t, con
     return multiply(b, device, t->type, t->what, RESULT_F32, size);
 }
 
-static const double thin[] = {1024, 1024, 64};
-
 static mf_status gemm_result(mf_workbench *b, mf_device *device, const mf_timed *t, const double *size) {
-    return multiply(b, device, t->type, MF_FORM_NN, (int)size[0], thin);
+    return multiply(b, device, t->type, MF_FORM_NN, (int)size[0], b->sizes->thin);
 }
 
 static mf_status attention(mf_workbench *b, mf_device *device, const mf_timed *t, const double *size) {
-    int64_t d = (int64_t)size[0], tokens = (int64_t)size[1], ld = HEADS * d;
+    int64_t d = (int64_t)size[0], tokens = (int64_t)size[1], ld = b->sizes->heads * d;
     bool backward = t->what == MF_DO_ATTENTION_BACKWARD;
-    double elements = size[0] * size[1] * HEADS, rows = size[1] * HEADS;
+    double elements = size[0] * size[1] * b->sizes->heads, rows = size[1] * b->sizes->heads;
     mf_query_chunk queries = {.rows = tokens};
     mf_key_chunk keys = {.rows = tokens,
                          .k = in_of(b, elements, t->type),
@@ -98,9 +130,9 @@ static mf_status attention(mf_workbench *b, mf_device *device, const mf_timed *t
     mf_attention_args a = {.type = t->type,
                            .batch = 1,
                            .tokens = tokens,
-                           .heads = HEADS,
+                           .heads = b->sizes->heads,
                            .group = 1,
-                           .kv_heads = HEADS,
+                           .kv_heads = b->sizes->heads,
                            .head_dim = d,
                            .scale = 0.125f,
                            .query_chunks = 1,
@@ -112,7 +144,7 @@ static mf_status attention(mf_workbench *b, mf_device *device, const mf_timed *t
                            .o = out_of(b, elements, t->type),
                            .o_ld = ld,
                            .lse = backward ? in_f32(b, rows) : out_f32(b, rows),
-                           .lse_ld = HEADS};
+                           .lse_ld = b->sizes->heads};
     if (!backward) return mf_attention_forward(device, &a);
     a.d_o = in_of(b, elements, t->type);
     a.do_ld = ld;
@@ -123,62 +155,62 @@ static mf_status attention(mf_workbench *b, mf_device *device, const mf_timed *t
 }
 
 static mf_status attention_delta(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    double n = rows * WIDTH;
+    double n = rows * b->sizes->width;
     mf_attention_args a = {.type = type,
                            .batch = 1,
                            .tokens = (int64_t)rows,
-                           .heads = WIDTH / HEAD,
+                           .heads = b->sizes->width / b->sizes->head,
                            .group = 1,
-                           .kv_heads = WIDTH / HEAD,
-                           .head_dim = HEAD,
+                           .kv_heads = b->sizes->width / b->sizes->head,
+                           .head_dim = b->sizes->head,
                            .o = in_of(b, n, type),
-                           .o_ld = WIDTH,
+                           .o_ld = b->sizes->width,
                            .d_o = in_of(b, n, type),
-                           .do_ld = WIDTH};
-    return mf_attention_delta(device, &a, out_f32(b, n / HEAD));
+                           .do_ld = b->sizes->width};
+    return mf_attention_delta(device, &a, out_f32(b, n / b->sizes->head));
 }
 
 static mf_status rmsnorm_forward(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    double n = rows * WIDTH;
-    return mf_rmsnorm_forward(device, (int64_t)rows, WIDTH, 1e-6f, type, in_of(b, n, type), in_f32(b, WIDTH),
-                              out_of(b, n, type));
+    double n = rows * b->sizes->width;
+    return mf_rmsnorm_forward(device, (int64_t)rows, b->sizes->width, 1e-6f, type, in_of(b, n, type),
+                              in_f32(b, b->sizes->width), out_of(b, n, type));
 }
 
 static mf_status rmsnorm_backward(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    double n = rows * WIDTH;
+    double n = rows * b->sizes->width;
     return mf_rmsnorm_backward(device, &(mf_rmsnorm_grad){.n = (int64_t)rows,
-                                                          .h = WIDTH,
+                                                          .h = b->sizes->width,
                                                           .eps = 1e-6f,
                                                           .type = type,
                                                           .x = in_of(b, n, type),
-                                                          .weight = in_f32(b, WIDTH),
+                                                          .weight = in_f32(b, b->sizes->width),
                                                           .dy = in_f32(b, n),
                                                           .dx = out_f32(b, n),
-                                                          .dweight = out_f32(b, WIDTH)});
+                                                          .dweight = out_f32(b, b->sizes->width)});
 }
 
 static mf_status rope(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    double n = rows * WIDTH;
+    double n = rows * b->sizes->width;
     return mf_rope(device, &(mf_rope_args){.type = type,
                                            .batch = 1,
                                            .tokens = (int64_t)rows,
-                                           .heads = WIDTH / HEAD,
-                                           .head_dim = HEAD,
-                                           .cos_sin = in_f32(b, rows * HEAD),
+                                           .heads = b->sizes->width / b->sizes->head,
+                                           .head_dim = b->sizes->head,
+                                           .cos_sin = in_f32(b, rows * b->sizes->head),
                                            .in = in_of(b, n, type),
-                                           .in_ld = WIDTH,
+                                           .in_ld = b->sizes->width,
                                            .out = out_of(b, n, type),
-                                           .out_ld = WIDTH});
+                                           .out_ld = b->sizes->width});
 }
 
 static mf_activation_args gated(mf_workbench *b, mf_dtype type, double rows) {
-    double n = rows * WIDTH;
+    double n = rows * b->sizes->width;
     return (mf_activation_args){.type = type,
                                 .n = (int64_t)rows,
-                                .width = WIDTH,
+                                .width = b->sizes->width,
                                 .gate = in_of(b, n, type),
                                 .up = in_of(b, n, type),
-                                .in_ld = WIDTH,
+                                .in_ld = b->sizes->width,
                                 .out = out_of(b, n, type)};
 }
 
@@ -189,9 +221,9 @@ static mf_status activation_forward(mf_workbench *b, mf_device *device, mf_dtype
 
 static mf_status activation_backward(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
     mf_activation_args a = gated(b, type, rows);
-    a.d_out = in_of(b, rows * WIDTH, type);
-    a.d_gate = out_of(b, rows * WIDTH, type);
-    a.d_up = out_of(b, rows * WIDTH, type);
+    a.d_out = in_of(b, rows * b->sizes->width, type);
+    a.d_gate = out_of(b, rows * b->sizes->width, type);
+    a.d_up = out_of(b, rows * b->sizes->width, type);
     return mf_activation_backward(device, &a);
 }
 
@@ -199,10 +231,10 @@ static mf_status activation_backward(mf_workbench *b, mf_device *device, mf_dtyp
 static mf_xent_args logits(mf_workbench *b, mf_dtype type, double rows) {
     return (mf_xent_args){.type = type,
                           .n = (int64_t)rows,
-                          .width = WIDTH,
+                          .width = b->sizes->width,
                           .first = 1 << 30, /* after every label: they are small numbers read as integers */
                           .labels = in_f32(b, rows),
-                          .logits = out_f32(b, rows * WIDTH),
+                          .logits = out_f32(b, rows * b->sizes->width),
                           .maximum = out_f32(b, rows),
                           .sum = out_f32(b, rows),
                           .label_logit = out_f32(b, rows),
@@ -216,12 +248,12 @@ static mf_status xent_update(mf_workbench *b, mf_device *device, mf_dtype type, 
 
 static mf_status xent_grad(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
     mf_xent_args a = logits(b, type, rows);
-    a.d_logits = out_of(b, rows * WIDTH, type);
+    a.d_logits = out_of(b, rows * b->sizes->width, type);
     return mf_xent_grad(device, &a);
 }
 
 static mf_status adamw(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    double n = rows * WIDTH;
+    double n = rows * b->sizes->width;
     return mf_adamw(device, &(mf_adamw_args){.n = (int64_t)n,
                                              .step = 1,
                                              .lr = 1e-4f,
@@ -241,38 +273,40 @@ static mf_status adamw(mf_workbench *b, mf_device *device, mf_dtype type, double
 static mf_status sum_squares(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
     double sum = 0;
     (void)type;
-    return mf_sum_squares(device, (int64_t)rows * WIDTH, in_f32(b, rows * WIDTH), &sum);
+    return mf_sum_squares(device, (int64_t)rows * b->sizes->width, in_f32(b, rows * b->sizes->width), &sum);
 }
 
 static mf_status cast(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    double n = rows * WIDTH;
+    double n = rows * b->sizes->width;
     return mf_convert(device, (int64_t)n, in_f32(b, n), MF_F32, out_of(b, n, type), type);
 }
 
 static mf_status add(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    double n = rows * WIDTH;
+    double n = rows * b->sizes->width;
     return mf_add(device, (int64_t)n, type, in_of(b, n, type), in_f32(b, n), out_of(b, n, type));
 }
 
 static mf_status accumulate(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    double n = rows * WIDTH;
+    double n = rows * b->sizes->width;
     (void)type;
-    return mf_accumulate(device, (int64_t)rows, WIDTH, in_f32(b, n), WIDTH, out_f32(b, n), WIDTH);
+    return mf_accumulate(device, (int64_t)rows, b->sizes->width, in_f32(b, n), b->sizes->width, out_f32(b, n),
+                         b->sizes->width);
 }
 
 static mf_status zero(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
     (void)type;
-    return mf_zero(device, out_f32(b, rows * WIDTH), (size_t)rows * WIDTH * sizeof(float));
+    return mf_zero(device, out_f32(b, rows * b->sizes->width),
+                   (size_t)(rows * b->sizes->width) * sizeof(float));
 }
 
 static mf_status copy_rows(mf_workbench *b, mf_device *device, mf_dtype type, double rows) {
-    size_t bytes = WIDTH * sizeof(float);
+    size_t bytes = (size_t)b->sizes->width * sizeof(float);
     (void)type;
-    return mf_copy_rows(device, (int64_t)rows, bytes, out_f32(b, rows * WIDTH), bytes,
-                        in_f32(b, rows * WIDTH), bytes);
+    return mf_copy_rows(device, (int64_t)rows, bytes, out_f32(b, rows * b->sizes->width), bytes,
+                        in_f32(b, rows * b->sizes->width), bytes);
 }
 
-/* Operations whose time follows from what they read and write: on so many rows of WIDTH. */
+/* Operations whose time follows from what they read and write: on so many rows of one width. */
 static const struct touching {
     mf_operation operation;
     bool typed; /* else of f32 alone */
@@ -371,37 +405,34 @@ static mf_status transfer(mf_workbench *b, mf_device *device, const mf_timed *t,
     }
 }
 
-static const mf_grid_axis sides = {6, {64, 128, 256, 512, 1024, 2048}}, results = {3, {1, 2, 3}},
-                          heads = {3, {32, 64, 128}}, queries = {5, {64, 256, 1024, 2048, 4096}},
-                          rows = {5, {16, 128, 1024, 8192, 32768}},
-                          payloads = {4, {1 << 12, 1 << 16, 1 << 20, 1 << 24}};
+static const mf_grid_axis results = {3, {1, 2, 3}}, heads = {3, {32, 64, 128}};
 
-static void list_products(mf_rates *r, mf_dtype type, mf_timed *out, int *n) {
+static void list_products(const mf_bench_sizes *sizes, mf_rates *r, mf_dtype type, mf_timed *out, int *n) {
     for (int form = MF_FORM_NN; form <= MF_FORM_TN; form++)
         out[(*n)++] = (mf_timed){.grid = &r->gemm[type][form],
                                  .run = gemm,
                                  .what = form,
                                  .type = type,
                                  .axes = 3,
-                                 .axis = {sides, sides, sides}};
+                                 .axis = {sizes->sides, sizes->sides, sizes->sides}};
     out[(*n)++] = (mf_timed){.grid = &r->gemm_result[type],
                              .run = gemm_result,
                              .type = type,
-                             .amount = thin[0] * thin[1],
+                             .amount = sizes->thin[0] * sizes->thin[1],
                              .axes = 1,
                              .axis = {results}};
     if (type == MF_F32) out[*n - 1].axis[0].points = RESULT_ADDED;
 }
 
-static void list_type(mf_rates *r, mf_dtype type, mf_timed *out, int *n) {
-    list_products(r, type, out, n);
+static void list_type(const mf_bench_sizes *sizes, mf_rates *r, mf_dtype type, mf_timed *out, int *n) {
+    list_products(sizes, r, type, out, n);
     for (int backward = 0; backward < 2; backward++)
         out[(*n)++] = (mf_timed){.grid = &r->attention[type][backward],
                                  .run = attention,
                                  .what = backward ? MF_DO_ATTENTION_BACKWARD : MF_DO_ATTENTION_FORWARD,
                                  .type = type,
                                  .axes = 2,
-                                 .axis = {heads, queries}};
+                                 .axis = {heads, sizes->queries}};
     for (int i = 0; i < TOUCHING; i++)
         if (touching[i].typed || type == MF_F32)
             out[(*n)++] = (mf_timed){.grid = &r->touch[touching[i].operation][type],
@@ -410,19 +441,19 @@ static void list_type(mf_rates *r, mf_dtype type, mf_timed *out, int *n) {
                                      .type = type,
                                      .by_amount = true,
                                      .axes = 1,
-                                     .axis = {rows}};
+                                     .axis = {sizes->rows}};
 }
 
 int mf_timed_all(const mf_workbench *b, mf_rates *r, mf_timed out[MF_TIMED_MOST]) {
     int n = 0;
-    list_type(r, MF_F32, out, &n);
-    list_type(r, MF_BF16, out, &n);
+    list_type(b->sizes, r, MF_F32, out, &n);
+    list_type(b->sizes, r, MF_BF16, out, &n);
     for (int op = MF_OP_BROADCAST; mf_comm_size(b->all) > 1 && op <= MF_OP_ALLTOALL; op++)
         out[n++] = (mf_timed){.grid = &r->transfer[op],
                               .run = transfer,
                               .what = op,
                               .amount = -1,
                               .axes = 1,
-                              .axis = {payloads}};
+                              .axis = {b->sizes->payloads}};
     return n;
 }

@@ -69,6 +69,17 @@ static mf_status read_shared(const place *at, const json_t *device, bool *out) {
     return !shared || json_is_boolean(shared) ? MF_OK : complain(at, "shared", "must be true or false");
 }
 
+/* Optional: rates that were measured are of one kind of device. */
+static mf_status read_computes(const place *at, const json_t *device, mf_cluster *c) {
+    const json_t *value = json_object_get(device, "computes");
+    const char *text = json_string_value(value);
+    if (!value) return MF_OK;
+    if (!text || (strcmp(text, "cpu") != 0 && strcmp(text, "cuda") != 0))
+        return complain(at, "computes", "must be cpu or cuda");
+    snprintf(c->computes, sizeof c->computes, "%s", text);
+    return MF_OK;
+}
+
 /* Optional: an entry for each number of ranks that were at work. */
 static mf_status read_measured(const char *path, const json_t *device, mf_cluster *c) {
     place at = {path, "device"};
@@ -104,6 +115,7 @@ static mf_status read_device(const char *path, const json_t *root, mf_cluster *c
     if (!json_is_boolean(overlaps)) return complain(&at, "overlaps", "must be true or false");
     c->overlaps = json_is_true(overlaps);
     MF_TRY(read_shared(&at, device, &c->shared));
+    MF_TRY(read_computes(&at, device, c));
     c->memory_bytes *= GIB;
     c->memory_bytes_per_s *= 1e9;
     c->flops[MF_F32] *= 1e12;
@@ -175,11 +187,12 @@ static json_t *efficiency_json(const mf_efficiency *e) {
 static json_t *device_json(const mf_cluster *c) {
     json_t *measured = json_array();
     for (int i = 0; i < c->measured; i++) json_array_append_new(measured, mf_rates_write(&c->rates[i]));
-    return json_pack("{s:s, s:f, s:f, s:{s:f, s:f}, s:o, s:o, s:f, s:b, s:b, s:o}", "name", c->device,
-                     "memory_gib", c->memory_bytes / GIB, "memory_gb_per_s", c->memory_bytes_per_s / 1e9,
-                     "tflops", "f32", c->flops[MF_F32] / 1e12, "bf16", c->flops[MF_BF16] / 1e12, "gemm",
-                     efficiency_json(&c->gemm), "attention", efficiency_json(&c->attention), "launch_us",
-                     c->launch_s * 1e6, "overlaps", c->overlaps, "shared", c->shared, "measured", measured);
+    return json_pack("{s:s, s:s*, s:f, s:f, s:{s:f, s:f}, s:o, s:o, s:f, s:b, s:b, s:o}", "name", c->device,
+                     "computes", *c->computes ? c->computes : NULL, "memory_gib", c->memory_bytes / GIB,
+                     "memory_gb_per_s", c->memory_bytes_per_s / 1e9, "tflops", "f32", c->flops[MF_F32] / 1e12,
+                     "bf16", c->flops[MF_BF16] / 1e12, "gemm", efficiency_json(&c->gemm), "attention",
+                     efficiency_json(&c->attention), "launch_us", c->launch_s * 1e6, "overlaps", c->overlaps,
+                     "shared", c->shared, "measured", measured);
 }
 
 static json_t *levels_json(const mf_cluster *c) {

@@ -12,16 +12,17 @@ static const mf_rates *rates_of(const mf_cluster *c, int ranks) {
     return best;
 }
 
-/* Ranks that were not measured together share the cores of those that were. */
-static double crowding(const mf_rates *rates, int ranks) {
-    return ranks > rates->ranks ? (double)ranks / rates->ranks : 1;
+/* Ranks that were not measured together share the device of those that were, where all have one. */
+static double crowding(const mf_costs *costs, const mf_rates *rates) {
+    const mf_cluster *c = costs->context;
+    return c->shared && costs->ranks > rates->ranks ? (double)costs->ranks / rates->ranks : 1;
 }
 
 /* Seconds where the grid was measured, else below 0. */
 static double measured_s(const mf_costs *costs, const mf_rates *rates, const mf_grid *grid,
                          const double *size, double amount) {
     if (!grid->axes) return -1;
-    return crowding(rates, costs->ranks) * mf_rates_s(rates, grid, size, amount);
+    return crowding(costs, rates) * mf_rates_s(rates, grid, size, amount);
 }
 
 static double reached(const mf_efficiency *e, double size) { return size / (size + e->half); }
@@ -64,7 +65,7 @@ static double gemm_s(const mf_costs *costs, const mf_gemm_args *a) {
                                  : MF_FORM_NN;
     double s = measured_s(costs, rates, &rates->gemm[type][form], (double[]){m, n, k}, 2 * m * n * k);
     if (s < 0) return gemm_by_peak_s(c, a);
-    return s + crowding(rates, costs->ranks) * result_s(rates, a);
+    return s + crowding(costs, rates) * result_s(rates, a);
 }
 
 /* Two products a pair forward, five backward. */

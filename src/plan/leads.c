@@ -57,7 +57,7 @@ static const char *without_mesh(const char *message) {
 }
 
 static mf_status add_layout(finder *f, const choice *c) {
-    mf_lead lead = {.options = {.model = f->options->model, .threads = 1}};
+    mf_lead lead = {.options = {.model = f->options->model, .threads = 1, .device = f->options->device}};
     mf_measure_options *o = &lead.options;
     snprintf(lead.mesh, sizeof lead.mesh, "%s%s%s%s%s", f->axes, c->stream, c->exchange, c->reduction,
              c->rest);

@@ -9,6 +9,13 @@ static mf_status host_lists(mf_exchange *x) {
     return mf_host_alloc(ranks + 1, sizeof *x->chunk_begin, &x->chunk_begin);
 }
 
+static int64_t most_rows(const mf_exchange *x) {
+    int64_t most = 0;
+    for (int rank = 0; rank < mf_comm_size(x->comm); rank++)
+        most = mf_max(most, mf_cut_rows(x->sizes.tokens, mf_comm_size(x->comm), rank));
+    return most;
+}
+
 static mf_status own_values(mf_exchange *x) {
     mf_memory *memory = mf_device_memory(x->device);
     size_t tokens = (size_t)(x->sizes.batch * x->rows), size = mf_dtype_bytes(x->sizes.type);
@@ -19,6 +26,9 @@ static mf_status own_values(mf_exchange *x) {
         MF_TRY(mf_buffer_alloc(memory, MF_ACTIVATIONS,
                                slots * tokens * (size_t)x->sizes.heads * sizeof(float),
                                "attention's log-sums", &x->lse));
+    size_t most = (size_t)(x->sizes.batch * most_rows(x)) * (size_t)x->kv_width;
+    x->keys.most_bytes = x->values.most_bytes = slots * most * size;
+    x->dkeys.most_bytes = x->dvalues.most_bytes = most * sizeof(float);
     MF_TRY(mf_shared_alloc(x->comm, memory, MF_ACTIVATIONS, slots * kv * size, "keys", &x->keys));
     MF_TRY(mf_shared_alloc(x->comm, memory, MF_ACTIVATIONS, slots * kv * size, "values", &x->values));
     if (!x->sizes.grads) return MF_OK;
@@ -44,14 +54,23 @@ static int64_t copy_rows(const mf_exchange *x, int rank, const int32_t *begins, 
 }
 
 /* In the order of the queries that calls of attention have here: own tokens, or all, rank after rank. */
-void mf_exchange_set_documents(mf_exchange *x, const int32_t *begins) {
+static void lay_out_documents(const mf_exchange *x, const int32_t *begins, int32_t *out) {
     int own = mf_comm_rank(x->comm), first = x->ulysses ? 0 : own;
     int end = x->ulysses ? mf_comm_size(x->comm) : own + 1;
-    int32_t *out = x->first_key.data;
-    x->has_documents = begins != NULL;
-    for (int64_t b = 0; begins && b < x->sizes.batch; b++)
+    for (int64_t b = 0; b < x->sizes.batch; b++)
         for (int rank = first; rank < end; rank++)
             out += copy_rows(x, rank, begins + b * x->sizes.tokens, out);
+}
+
+mf_status mf_exchange_set_documents(mf_exchange *x, const int32_t *begins) {
+    void *there = x->first_key.data;
+    size_t bytes = x->first_key.bytes;
+    x->has_documents = begins != NULL;
+    if (!begins || !there) return MF_OK;
+    if (mf_device_holds(x->device, there) && !x->first_key_host)
+        MF_TRY(mf_host_alloc(bytes, 1, &x->first_key_host));
+    lay_out_documents(x, begins, x->first_key_host ? x->first_key_host : there);
+    return x->first_key_host ? mf_copy(x->device, MF_QUEUE_COMPUTE, there, x->first_key_host, bytes) : MF_OK;
 }
 
 mf_status mf_exchange_create(const mf_exchange_kind *kind, mf_comm *comm, mf_device *device,
@@ -88,6 +107,7 @@ void mf_exchange_destroy(mf_exchange *x) {
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) mf_buffer_free(memory, all[i]);
     mf_shared *shared[] = {&x->keys, &x->values, &x->dkeys, &x->dvalues};
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) mf_shared_free(x->comm, memory, shared[i]);
+    mf_host_free(x->first_key_host);
     mf_host_free(x->chunk);
     mf_host_free(x->query);
     mf_host_free(x->chunk_begin);
@@ -157,6 +177,7 @@ static mf_attention_args args_of(mf_exchange *x, const mf_attend *call) {
                               .interleave = s->interleave,
                               .window = call->window,
                               .first_key = x->has_documents ? x->first_key.data : NULL,
+                              .first_key_host = x->first_key_host,
                               .scale = 1.0f / __builtin_sqrtf((float)s->head_dim),
                               .queries = x->query,
                               .q = mf_exchange_queries(x, call->first),

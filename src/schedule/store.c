@@ -28,6 +28,8 @@ mf_status mf_store_create(const mf_store_options *o, mf_store *out) {
                       .type = o->type,
                       .elements = o->elements};
     choose_updates(out, o->cut_updates && replicas(out) > 1);
+    out->weights.most_bytes = (size_t)o->most_elements * mf_dtype_bytes(o->type);
+    out->grads.most_bytes = (size_t)o->most_elements * sizeof(float);
     MF_GO(mf_shared_alloc(o->comm, memory, MF_WEIGHTS, count * mf_dtype_bytes(o->type), "weights",
                           &out->weights));
     if (o->grads)

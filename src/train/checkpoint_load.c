@@ -2,6 +2,8 @@
  * mesh that wrote them. Parts are mapped, so that only what is taken is read. */
 #include "train/checkpoint.h"
 
+#include "device/staging.h"
+
 #include <string.h>
 
 static int64_t sequences_of(const mf_train_options *o) {
@@ -55,6 +57,7 @@ typedef struct load {
     mf_optimizer_state state;
     mf_checkpoint_progress *progress;
     target target[MF_ELEMENT_KINDS];
+    mf_staging staging;
     mf_param_names names;
 } load;
 
@@ -76,26 +79,36 @@ static void set_targets(load *l) {
     weights->needed = s->cut + s->replicated;
 }
 
+/* Bytes that go through the host at once: so many, or a row of them where it is longer. */
+static size_t room_of(const mf_model *model) {
+    int64_t most = 1 << 20;
+    for (int i = 0; i < mf_model_params(model); i++) most = mf_max(most, mf_model_param(model, i).slice_cols);
+    return (size_t)most * sizeof(float);
+}
+
 /* Columns first_col .. of a row of the parameter, of which the target may want a part. */
-static mf_status take_run(const mf_part_tensor *s, const mf_param_view *v, target *to, int64_t row,
+static mf_status take_run(load *l, const mf_part_tensor *s, const mf_param_view *v, int64_t row,
                           int64_t first_col, int64_t cols) {
+    target *to = &l->target[s->kind];
     int64_t first = v->offset + (row - v->first_row) * v->slice_cols + first_col - v->first_col;
     int64_t begin = v->replicated ? first : mf_max(first, to->first),
             end = v->replicated ? first + cols : mf_min(first + cols, to->first + to->count);
     if (begin >= end) return MF_OK;
+    float *out = v->replicated ? to->replicated + begin : to->cut + begin - to->first;
     to->taken += end - begin;
+    MF_TRY(mf_staging_place(&l->staging, out, (size_t)(end - begin) * sizeof *out, &out));
     return mf_tensor_read(s->tensor, row - s->first_row, 1, first_col + begin - first - s->first_col,
-                          end - begin, v->replicated ? to->replicated + begin : to->cut + begin - to->first);
+                          end - begin, out);
 }
 
 /* Where the tensor and this rank's slice of the parameter meet. */
-static mf_status take(const mf_part_tensor *s, const mf_param_view *v, target *to) {
+static mf_status take(load *l, const mf_part_tensor *s, const mf_param_view *v) {
     int64_t row = mf_max(s->first_row, v->first_row),
             end_row = mf_min(s->first_row + s->rows, v->first_row + v->slice_rows);
     int64_t col = mf_max(s->first_col, v->first_col),
             end_col = mf_min(s->first_col + s->cols, v->first_col + v->slice_cols);
-    for (; row < end_row && col < end_col; row++) MF_TRY(take_run(s, v, to, row, col, end_col - col));
-    return MF_OK;
+    for (; row < end_row && col < end_col; row++) MF_TRY(take_run(l, s, v, row, col, end_col - col));
+    return mf_staging_send(&l->staging);
 }
 
 static mf_status take_times(load *l, const char *path, const mf_tensor_info *t) {
@@ -117,7 +130,7 @@ static mf_status take_part(load *l, const char *path, const mf_safetensors *part
         }
         MF_TRY(mf_part_identify(&l->names, path, part, t, &s));
         mf_param_view view = mf_model_param(l->state.model, s.param);
-        MF_TRY(take(&s, &view, &l->target[s.kind]));
+        MF_TRY(take(l, &s, &view));
     }
     return MF_OK;
 }
@@ -159,9 +172,11 @@ mf_status mf_checkpoint_load(const mf_checkpoint *c, mf_optimizer *optimizer,
                              mf_checkpoint_progress *progress) {
     float *step_s_out = progress->step_s_out;
     load l = {.checkpoint = c, .state = mf_optimizer_state_get(optimizer), .progress = progress};
+    l.staging = (mf_staging){.device = mf_model_device(l.state.model), .room = room_of(l.state.model)};
     MF_TRY(mf_barrier(mf_model_world(l.state.model))); /* no peer adds to own gradients */
     mf_status status = load_all(&l);
     mf_param_names_free(&l.names);
+    mf_staging_close(&l.staging);
     MF_TRY(mf_checkpoint_agree(mf_model_world(l.state.model), status));
     MF_TRY(mf_optimizer_adopt(optimizer));
     *l.state.updates = c->manifest.updates;

@@ -1,6 +1,7 @@
 /* checkpoint_save.c: every rank writes its part into a draft's folder; when all are on the disk, the first
  * rank adds the manifest and gives the folder its name. Whenever it ends, there is a whole checkpoint or
  * none. */
+#include "device/staging.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "io/tensor_stream.h"
@@ -73,16 +74,32 @@ static mf_status describe_part(save *s) {
     return s->tensors > s->pieces ? describe_times(s) : MF_OK;
 }
 
+/* Bytes that go through the host at once. */
+enum { AT_ONCE = 4 << 20 };
+
+static mf_status write_piece(mf_tensor_stream *stream, const float *values, size_t bytes, mf_staging *s) {
+    const char *from = (const char *)values;
+    const void *at = NULL;
+    for (size_t done = 0; done < bytes; done += AT_ONCE) {
+        size_t some = bytes - done < AT_ONCE ? bytes - done : AT_ONCE;
+        MF_TRY(mf_staging_fetch(s, from + done, some, &at));
+        MF_TRY(mf_tensor_stream_write(stream, at, some));
+    }
+    return MF_OK;
+}
+
 static mf_status write_part(save *s, mf_digest *digest) {
     mf_status status = MF_OK;
     mf_tensor_stream *stream = NULL;
+    mf_staging staging = {.device = mf_model_device(s->state.model), .room = AT_ONCE};
     MF_GO(mf_tensor_stream_open(s->part, s->tensor, s->tensors, s->shapes, &stream));
     for (int i = 0; i < s->pieces; i++)
-        MF_GO(mf_tensor_stream_write(stream, s->piece[i].values, s->tensor[i].bytes));
+        MF_GO(write_piece(stream, s->piece[i].values, s->tensor[i].bytes, &staging));
     if (s->tensors > s->pieces)
         MF_GO(mf_tensor_stream_write(stream, s->progress->step_s, s->tensor[s->pieces].bytes));
     MF_GO(mf_tensor_stream_finish(stream, digest));
 fail:
+    mf_staging_close(&staging);
     mf_tensor_stream_close(stream);
     return status;
 }

@@ -4,7 +4,6 @@
 #include "train/clips.h"
 
 #include <math.h>
-#include <string.h>
 
 static mf_status take(mf_clip_room *room, int64_t n, const char *what, mf_buffer *out) {
     return mf_buffer_alloc(room->memory, MF_WORKSPACE, (size_t)n * sizeof(float), what, out);
@@ -16,11 +15,17 @@ static int64_t own_values(const mf_model *model, bool last) {
     return mf_model_clip_rows(model, last) / o->batch * mf_config_values(&o->config);
 }
 
+/* Values that the host draws at once. */
+static size_t most_drawn(const mf_model_options *o) {
+    return (size_t)mf_max(o->tokens * mf_config_values(&o->config), mf_config_condition_values(&o->config));
+}
+
 mf_status mf_clip_room_open(mf_clip_room *room, const mf_model *model, mf_memory *memory, mf_device *device,
                             int64_t clips) {
     const mf_model_options *o = mf_model_options_get(model);
     int64_t whole = o->tokens * mf_config_values(&o->config);
     *room = (mf_clip_room){.memory = memory, .device = device};
+    room->staging = (mf_staging){.device = device, .room = most_drawn(o) * sizeof(float)};
     if (!mf_options_are_of_videos(o)) return MF_OK;
     MF_TRY(take(room, clips * own_values(model, false), "clips", &room->input));
     MF_TRY(take(room, clips * own_values(model, true), "velocities of clips", &room->target));
@@ -28,12 +33,15 @@ mf_status mf_clip_room_open(mf_clip_room *room, const mf_model *model, mf_memory
     MF_TRY(
         take(room, clips * mf_config_condition_values(&o->config), "conditions of clips", &room->condition));
     MF_TRY(take(room, whole, "a clip", &room->values));
+    MF_TRY(take(room, mf_config_values(&o->config), "a factor of clips", &room->factor));
     return take(room, whole, "a clip's noise", &room->noise);
 }
 
 void mf_clip_room_close(mf_clip_room *room) {
-    mf_buffer *all[] = {&room->input, &room->target, &room->condition, &room->values, &room->noise};
+    mf_buffer *all[] = {&room->input,  &room->target, &room->condition,
+                        &room->values, &room->noise,  &room->factor};
     mf_host_free(room->time);
+    mf_staging_close(&room->staging);
     for (size_t i = 0; room->memory && i < sizeof all / sizeof *all; i++)
         mf_buffer_free(room->memory, all[i]);
 }
@@ -62,19 +70,49 @@ static double time_of(const mf_clip_draw *d) {
     return 1 / (1 + exp(-(double)mf_random_normal(d->pick.seed, key_of(d, "a clip's time"), 0)));
 }
 
-/* values becomes the place on the way, noise the velocity. */
-static void mix(float time, int64_t n, float *values, float *noise) {
-    for (int64_t i = 0; i < n; i++) {
-        float shown = values[i], begun = noise[i];
-        values[i] = time * shown + (1 - time) * begun;
-        noise[i] = shown - begun;
-    }
+mf_status mf_clip_add(mf_device *device, const mf_clip_sum *s) {
+    MF_TRY(mf_fill(device, s->values, s->factor, s->room->data));
+    return mf_gate_add(device, &(mf_gate_args){.type = MF_F32,
+                                               .n = s->rows,
+                                               .h = s->values,
+                                               .sample_rows = s->rows,
+                                               .mod_ld = s->values,
+                                               .gate = s->room->data,
+                                               .in = s->in->data,
+                                               .delta = s->delta->data,
+                                               .out = s->out->data});
+}
+
+/* values becomes the place on the way, noise the velocity: shown - noise, of which 1 - time are missing. */
+static mf_status mix(mf_clip_room *room, const mf_model *model, float time) {
+    const mf_model_options *o = mf_model_options_get(model);
+    mf_clip_sum s = {.rows = o->tokens, .values = mf_config_values(&o->config), .room = &room->factor};
+    s.factor = -1;
+    s.in = s.out = &room->noise;
+    s.delta = &room->values;
+    MF_TRY(mf_clip_add(room->device, &s));
+    s.factor = 1 - time;
+    s.in = s.out = &room->values;
+    s.delta = &room->noise;
+    MF_TRY(mf_clip_add(room->device, &s));
+    MF_TRY(mf_fill(room->device, s.values, -1, room->factor.data));
+    return mf_gate_scale(room->device, &(mf_gate_args){.type = MF_F32,
+                                                       .n = s.rows,
+                                                       .h = s.values,
+                                                       .sample_rows = s.rows,
+                                                       .mod_ld = s.values,
+                                                       .gate = room->factor.data,
+                                                       .in = room->noise.data,
+                                                       .out = room->noise.data});
 }
 
 /* out: [tokens, values] */
-static mf_status draw_values(const mf_clip_room *room, const mf_clip_draw *d, int64_t n, float *out) {
-    if (d->set) return mf_video_draw(d->set, &d->pick, out);
-    return fill_normal(room, d, "values to measure with", n, out);
+static mf_status draw_values(mf_clip_room *room, const mf_clip_draw *d, int64_t n, float *out) {
+    float *at = NULL;
+    if (!d->set) return fill_normal(room, d, "values to measure with", n, out);
+    MF_TRY(mf_staging_place(&room->staging, out, (size_t)n * sizeof *out, &at));
+    MF_TRY(mf_video_draw(d->set, &d->pick, at));
+    return mf_staging_send(&room->staging);
 }
 
 /* One of so many clips that are trained on goes without its condition. */
@@ -84,26 +122,28 @@ static bool goes_without(const mf_clip_draw *d) {
 }
 
 /* out: [tokens, channels] of the condition: n values */
-static mf_status draw_condition(const mf_clip_room *room, const mf_clip_draw *d, int64_t n, float *out) {
+static mf_status draw_condition(mf_clip_room *room, const mf_clip_draw *d, int64_t n, float *out) {
+    float *at = NULL;
     if (n == 0) return MF_OK;
     if (!d->set) return fill_normal(room, d, "a condition to measure with", n, out);
-    if (!goes_without(d)) return mf_video_condition(d->set, &d->pick, out);
-    memset(out, 0, (size_t)n * sizeof *out);
-    return MF_OK;
+    if (goes_without(d)) return mf_zero(room->device, out, (size_t)n * sizeof *out);
+    MF_TRY(mf_staging_place(&room->staging, out, (size_t)n * sizeof *out, &at));
+    MF_TRY(mf_video_condition(d->set, &d->pick, at));
+    return mf_staging_send(&room->staging);
 }
 
 mf_status mf_clip_place(mf_clip_room *room, const mf_model *model, const mf_clip_draw *d, int64_t at) {
     const mf_model_options *o = mf_model_options_get(model);
     int64_t n = o->tokens * mf_config_values(&o->config), condition = mf_config_condition_values(&o->config);
     int64_t in = own_values(model, false), out = own_values(model, true);
-    float time = (float)time_of(d);
+    float *input = room->input.data, *target = room->target.data;
+    room->time[at] = (float)time_of(d);
     MF_TRY(draw_values(room, d, n, room->values.data));
     MF_TRY(draw_condition(room, d, condition, (float *)room->condition.data + at * condition));
     MF_TRY(fill_normal(room, d, "a clip's noise", n, room->noise.data));
-    mix(time, n, room->values.data, room->noise.data);
-    room->time[at] = time;
-    if (in) mf_model_cut_clip(model, false, room->values.data, (float *)room->input.data + at * in);
-    if (out) mf_model_cut_clip(model, true, room->noise.data, (float *)room->target.data + at * out);
+    MF_TRY(mix(room, model, room->time[at]));
+    if (in) MF_TRY(mf_model_cut_clip(model, false, room->values.data, input + at * in));
+    if (out) MF_TRY(mf_model_cut_clip(model, true, room->noise.data, target + at * out));
     return MF_OK;
 }
 

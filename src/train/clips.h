@@ -2,6 +2,7 @@
 #ifndef MF_TRAIN_CLIPS_H
 #define MF_TRAIN_CLIPS_H
 
+#include "device/staging.h"
 #include "meshfold/train.h"
 
 /* Room for the clips of a step, and for one before the cut. */
@@ -12,6 +13,8 @@ typedef struct mf_clip_room {
     float *time;             /* [clips] the host's */
     mf_buffer condition;     /* [clips][condition tokens, channels] f32 */
     mf_buffer values, noise; /* [tokens, values] f32: one clip */
+    mf_buffer factor;        /* [values] f32 */
+    mf_staging staging;      /* for what the host draws */
 } mf_clip_room;
 /* Empty of a model of texts. */
 mf_status mf_clip_room_open(mf_clip_room *room, const mf_model *model, mf_memory *memory, mf_device *device,
@@ -30,6 +33,14 @@ typedef struct mf_clip_draw {
 mf_status mf_clip_place(mf_clip_room *room, const mf_model *model, const mf_clip_draw *draw, int64_t at);
 /* The batch that begins with place `at`. */
 void mf_clip_fill(const mf_clip_room *room, const mf_model *model, int64_t at, mf_model_call *call);
+
+/* out: [rows, values] f32 = in + factor * delta; out may be in. factor: room for [values] f32. */
+typedef struct mf_clip_sum {
+    int64_t rows, values;
+    float factor;
+    const mf_buffer *in, *delta, *out, *room;
+} mf_clip_sum;
+mf_status mf_clip_add(mf_device *device, const mf_clip_sum *sum);
 
 static inline bool mf_options_are_of_videos(const mf_model_options *o) {
     return o->config.family == MF_STDIT;

@@ -26,8 +26,8 @@ static mf_status one_batch(windows *w, int64_t first, double *loss, int64_t *tok
     int64_t batch = w->options->model.batch;
     double part = 0;
     for (int64_t i = 0; i < r->replicas * batch; i++) {
-        *tokens += lay_out(w, first + i, r->whole_ids.data, r->whole_labels.data);
-        if (i / batch == r->replica) mf_loop_place(r, i % batch, r->whole_ids.data, r->whole_labels.data);
+        *tokens += lay_out(w, first + i, r->whole_ids, r->whole_labels);
+        if (i / batch == r->replica) MF_TRY(mf_loop_place(r, i % batch, r->whole_ids, r->whole_labels));
     }
     mf_loop_reset_stats(r);
     MF_TRY(mf_loop_set_documents(r, 0));
@@ -68,6 +68,7 @@ mf_status mf_evaluate(mf_world *world, const mf_evaluate_options *options, mf_ev
                             .adam = {.steps = 1},
                             .accumulate = 1,
                             .threads = options->threads,
+                            .device = options->device,
                             .init_from = options->init_from,
                             .data = {.text = *options->text}};
     windows w = {

@@ -11,20 +11,26 @@ static bool has_documents(const mf_run_state *r) {
 }
 
 static int32_t *documents_at(const mf_run_state *r, int64_t at) {
-    return (int32_t *)r->documents.data + at * r->options->model.tokens;
+    return r->documents + at * r->options->model.tokens;
 }
 
 mf_status mf_loop_set_documents(mf_run_state *r, int64_t at) {
     return has_documents(r) ? mf_model_set_documents(r->model, documents_at(r, at)) : MF_OK;
 }
 
-void mf_loop_place(mf_run_state *r, int64_t at, const int32_t *ids, const int32_t *labels) {
-    const mf_train_options *o = r->options;
+static mf_status place_own(mf_run_state *r, const int32_t *whole, int64_t at, const mf_buffer *out) {
     int64_t rows = mf_model_rows(r->model);
+    if (rows == 0) return MF_OK;
+    mf_model_cut(r->model, whole, r->own);
+    return mf_copy(r->device, MF_QUEUE_COMPUTE, (int32_t *)out->data + at * rows, r->own,
+                   (size_t)rows * sizeof *r->own);
+}
+
+mf_status mf_loop_place(mf_run_state *r, int64_t at, const int32_t *ids, const int32_t *labels) {
+    const mf_train_options *o = r->options;
     if (has_documents(r)) mf_text_documents(&o->data.text, ids, o->model.tokens, documents_at(r, at));
-    if (rows == 0) return;
-    mf_model_cut(r->model, ids, (int32_t *)r->ids.data + at * rows);
-    mf_model_cut(r->model, labels, (int32_t *)r->labels.data + at * rows);
+    MF_TRY(place_own(r, ids, at, &r->ids));
+    return place_own(r, labels, at, &r->labels);
 }
 
 static mf_status draw_one(mf_run_state *r, int64_t step, int64_t of_step, int64_t at) {
@@ -32,10 +38,8 @@ static mf_status draw_one(mf_run_state *r, int64_t step, int64_t of_step, int64_
     mf_clip_draw clip = {.set = o->clips, .pick = {o->model.seed, step, of_step, false}, .time = -1};
     if (mf_options_are_of_videos(&o->model)) return mf_clip_place(&r->clips, r->model, &clip, at);
     mf_dataset_draw(&o->data, o->model.tokens, o->model.seed,
-                    (uint64_t)(step * mf_loop_sequences(r) + of_step), r->whole_ids.data,
-                    r->whole_labels.data);
-    mf_loop_place(r, at, r->whole_ids.data, r->whole_labels.data);
-    return MF_OK;
+                    (uint64_t)(step * mf_loop_sequences(r) + of_step), r->whole_ids, r->whole_labels);
+    return mf_loop_place(r, at, r->whole_ids, r->whole_labels);
 }
 
 /* Draws this replica's sequences of a step: of every micro-batch, one run among the replicas'. */
@@ -142,6 +146,7 @@ static mf_status one_step(mf_run_state *r, int64_t step, mf_rank_report *own) {
     mf_loop_reset_stats(r);
     MF_TRY(draw_step(r, step));
     MF_TRY(mf_loop_update(r, step, &u));
+    MF_TRY(mf_device_finish(r->device, MF_QUEUE_COMPUTE));
     r->step_s[step] = mf_now_s() - start;
     r->all_steps_s += r->step_s[step];
     if (step == 0) r->loss_first = u.loss;
@@ -175,14 +180,15 @@ static int64_t eval_count(const mf_run_state *r) {
 }
 
 /* Sequences beyond the last are masked, so that every batch has one shape. */
-static void place_evals(mf_run_state *r, int64_t first, int64_t count) {
+static mf_status place_evals(mf_run_state *r, int64_t first, int64_t count) {
     const mf_train_options *o = r->options;
-    int32_t *ids = r->whole_ids.data, *labels = r->whole_labels.data;
+    int32_t *ids = r->whole_ids, *labels = r->whole_labels;
     for (int64_t b = 0; b < o->model.batch; b++) {
         mf_dataset_eval(&o->data, o->model.tokens, mf_min(first + b, count - 1), ids, labels);
         for (int64_t i = 0; first + b >= count && i < o->model.tokens; i++) labels[i] = -1;
-        mf_loop_place(r, b, ids, labels);
+        MF_TRY(mf_loop_place(r, b, ids, labels));
     }
+    return MF_OK;
 }
 
 mf_status mf_loop_eval(mf_run_state *r, double *loss) {
@@ -197,7 +203,7 @@ mf_status mf_loop_eval(mf_run_state *r, double *loss) {
         if (video)
             MF_TRY(place_clips(r, first + r->replica * batch, count));
         else
-            place_evals(r, first + r->replica * batch, count);
+            MF_TRY(place_evals(r, first + r->replica * batch, count));
         mf_loop_fill(r, 0, &call);
         MF_TRY(mf_loop_set_documents(r, 0));
         MF_TRY(mf_model_loss(r->model, &call, &part));
@@ -221,7 +227,8 @@ static mf_status run_steps(mf_run_state *r, mf_rank_report *own) {
     for (int64_t step = r->first_step; step < o->adam.steps && !r->stop; step++) {
         MF_TRY(one_step(r, step, own));
         bool last = step + 1 == o->adam.steps;
-        if (last || (o->eval_every > 0 && (step + 1) % o->eval_every == 0)) MF_TRY(evaluate(r, step + 1));
+        bool due = last || (o->eval_every > 0 && (step + 1) % o->eval_every == 0);
+        if (due && !mf_run_is_one_of(r)) MF_TRY(evaluate(r, step + 1));
         if (last) r->stop = false; /* there is nothing left to go on with */
         MF_TRY(mf_run_save(r, step + 1));
         r->last_step = step + 1;
@@ -241,7 +248,8 @@ mf_status mf_loop_run(mf_run_state *r) {
     mf_loop_measure(r, &own);
     MF_TRY(run_steps(r, &own));
     if (r->stop) return tell_stopped(r);
-    if (r->eval_step < o->adam.steps) MF_TRY(evaluate(r, o->adam.steps)); /* it went on from the end */
+    bool from_end = r->eval_step < o->adam.steps; /* it went on there */
+    if (from_end && !mf_run_is_one_of(r)) MF_TRY(evaluate(r, o->adam.steps));
     if (o->save_to) MF_TRY(mf_model_save(r->model, r->device, o->save_to));
     if (o->save_to && o->init_from && mf_world_rank(r->world) == 0)
         MF_TRY(mf_model_carry(o->init_from, o->save_to));

@@ -8,7 +8,7 @@
 
 typedef struct mf_run_state {
     const mf_train_options *options;
-    const mf_train_observer *observer; /* NULL but on rank 0 */
+    const mf_train_observer *observer; /* NULL but on the rank that reports */
     mf_world *world;
     mf_memory *memory;
     mf_device *device;
@@ -17,14 +17,15 @@ typedef struct mf_run_state {
     mf_model *model;
     mf_optimizer *optimizer;
     mf_buffer ids, labels;             /* [accumulate][batch][rows] int32: this rank's tokens of a step */
-    mf_buffer whole_ids, whole_labels; /* [tokens] int32: one sequence before the cut */
+    int32_t *own;                      /* [rows] the host's: what goes to one of the places there */
+    int32_t *whole_ids, *whole_labels; /* [tokens] the host's: one sequence before the cut */
     mf_clip_room clips;                /* of a model of videos */
-    mf_buffer documents;               /* packed: [accumulate][batch][tokens] int32, of whole sequences */
-    int64_t ran;                       /* steps of this process */
-    int64_t first_step;                /* from 0: where this run began or went on */
-    double all_steps_s;                /* since then, the sum of */
-    double *step_s;                    /* [steps] */
-    double peak_flops;                 /* of all ranks together, measured */
+    int32_t *documents; /* packed: [accumulate][batch][tokens] the host's, of whole sequences */
+    int64_t ran;        /* steps of this process */
+    int64_t first_step; /* from 0: where this run began or went on */
+    double all_steps_s; /* since then, the sum of */
+    double *step_s;     /* [steps] */
+    double peak_flops;  /* of all ranks together, measured */
     double loss_first, loss_last, loss_eval;
     int64_t skipped, skipped_in_a_row;
     int64_t eval_step; /* the last evaluation came after this step, from 1 */
@@ -38,17 +39,24 @@ static inline bool mf_run_is_dry(const mf_run_state *r) {
     return strcmp(mf_world_engine(r->world), "dry") == 0;
 }
 
+/* One rank alone, among stand-ins: its values mean nothing. */
+static inline bool mf_run_is_one_of(const mf_run_state *r) { return mf_world_is_one_of(r->world); }
+
 /* train.c: everything a run needs before its first step; `options` and `world` are set before. Collective. */
 mf_status mf_run_open(mf_run_state *run);
 /* Accepts a run that open left unfinished. */
 void mf_run_close(mf_run_state *run);
+/* This rank's device of that name (NULL: "cpu"; in a dry world one that computes nothing), which the world
+ * uses from then on, and its memory. */
+mf_status mf_open_device(mf_world *world, const char *name, int threads, mf_memory **memory,
+                         mf_device **device);
 /* The first error of all ranks, of which `own` may be a consequence. */
 mf_status mf_run_first_error(const mf_run_state *run, mf_status own);
 
 /* loop.c */
 mf_status mf_loop_run(mf_run_state *run);
 /* This rank's tokens of a whole sequence, to place `at` of the step's sequences. */
-void mf_loop_place(mf_run_state *run, int64_t at, const int32_t *ids, const int32_t *labels);
+mf_status mf_loop_place(mf_run_state *run, int64_t at, const int32_t *ids, const int32_t *labels);
 /* Tells the model the documents of the sequences in place from `at` on. What has no text has none. */
 mf_status mf_loop_set_documents(mf_run_state *run, int64_t at);
 /* Texts or clips in place from `at` on. */

@@ -15,7 +15,8 @@ static mf_train_options run_of(const mf_measure_options *o) {
                                        .clip = 1,
                                        .steps = o->steps + 1},
                               .accumulate = mf_max(o->accumulate, 1),
-                              .threads = o->threads};
+                              .threads = o->threads,
+                              .device = o->device};
 }
 
 static int32_t token_at(const mf_model_options *model, uint64_t key, int64_t index) {
@@ -33,7 +34,7 @@ static mf_status draw_clips(mf_run_state *r, int64_t own) {
 /* Uniform over the vocabulary; a replica's sequences are its own. */
 static mf_status draw(mf_run_state *r) {
     const mf_model_options *model = &r->options->model;
-    int32_t *ids = r->whole_ids.data, *labels = r->whole_labels.data;
+    int32_t *ids = r->whole_ids, *labels = r->whole_labels;
     uint64_t key = mf_random_key("tokens to measure with");
     int64_t own = model->batch * r->options->accumulate;
     if (mf_options_are_of_videos(model)) return draw_clips(r, own);
@@ -43,7 +44,7 @@ static mf_status draw(mf_run_state *r) {
             ids[i] = token_at(model, key, first + i);
             labels[i] = token_at(model, key, first + i + 1);
         }
-        mf_loop_place(r, b, ids, labels);
+        MF_TRY(mf_loop_place(r, b, ids, labels));
     }
     return MF_OK;
 }
@@ -65,6 +66,7 @@ static mf_status step_once(mf_run_state *r, int64_t step) {
     else
         MF_TRY(train_once(r, step));
     MF_TRY(mf_barrier(r->mesh.world));
+    MF_TRY(mf_device_finish(r->device, MF_QUEUE_COMPUTE));
     r->step_s[step] = mf_now_s() - start;
     return MF_OK;
 }
@@ -72,7 +74,7 @@ static mf_status step_once(mf_run_state *r, int64_t step) {
 static mf_status run_steps(mf_run_state *r, const mf_measure_options *o) {
     mf_status status = MF_OK;
     int64_t last = r->options->adam.steps - 1;
-    bool traced = mf_run_is_dry(r) || mf_world_rank(r->world) == 0;
+    bool traced = mf_run_is_dry(r) || mf_world_speaks(r->world);
     for (int64_t step = 0; step <= last && !status; step++) {
         if (step == last && traced) mf_trace_hold(o->trace);
         status = step_once(r, step);
@@ -92,9 +94,9 @@ static mf_status fill(const mf_run_state *r, mf_measure_result *out) {
 }
 
 static mf_status report(mf_run_state *r, mf_measure_result *out) {
-    bool first = mf_world_rank(r->world) == 0;
-    MF_TRY(mf_loop_report(r, &out->ranks, first ? &out->rank : NULL));
-    return first ? fill(r, out) : MF_OK;
+    bool speaks = mf_world_speaks(r->world);
+    MF_TRY(mf_loop_report(r, &out->ranks, speaks ? &out->rank : NULL));
+    return speaks ? fill(r, out) : MF_OK;
 }
 
 mf_status mf_measure_dry(mf_world *world, const mf_measure_options *options, mf_rank_report *out,

@@ -1,6 +1,8 @@
 /* model_files.c: a model to and from a Hugging Face folder, each rank its own slices. */
 #include "train/model_files.h"
 
+#include "device/staging.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -74,16 +76,48 @@ fail:
     return status;
 }
 
-static mf_status read_slices(mf_model *model, const mf_tensor_set *files, float *master) {
+/* As many rows of a slice as go through the host at once. */
+static int64_t rows_at_once(const mf_staging *s, const mf_param_view *v) {
+    return (int64_t)(s->room / sizeof(float)) / mf_max(1, v->slice_cols);
+}
+
+static mf_status read_slice(const mf_tensor_info *t, const mf_param_view *v, mf_staging *s, float *to) {
+    int64_t at_once = rows_at_once(s, v);
+    for (int64_t row = 0; row < v->slice_rows; row += at_once) {
+        int64_t rows = mf_min(at_once, v->slice_rows - row), n = rows * v->slice_cols;
+        float *at = NULL;
+        MF_TRY(mf_staging_place(s, to + row * v->slice_cols, (size_t)n * sizeof *to, &at));
+        MF_TRY(mf_tensor_read(t, v->first_row + row, rows, v->first_col, v->slice_cols, at));
+    }
+    return mf_staging_send(s);
+}
+
+static mf_status read_slices(mf_model *model, const mf_tensor_set *files, mf_staging *s, float *master) {
     mf_model_state state = mf_model_state_get(model);
     for (int i = 0; i < mf_model_params(model); i++) {
         mf_param_view v = mf_model_param(model, i);
         float *to = v.replicated ? state.replicated_weights : master;
         if (!to) continue; /* this rank has no part of any cut tensor */
-        const mf_tensor_info *t = mf_tensor_set_find(files, v.name);
-        MF_TRY(mf_tensor_read(t, v.first_row, v.slice_rows, v.first_col, v.slice_cols, to + v.offset));
+        MF_TRY(read_slice(mf_tensor_set_find(files, v.name), &v, s, to + v.offset));
     }
     return MF_OK;
+}
+
+static int64_t longest_row(const mf_model *model) {
+    int64_t longest = 1;
+    for (int i = 0; i < mf_model_params(model); i++)
+        longest = mf_max(longest, mf_model_param(model, i).slice_cols);
+    return longest;
+}
+
+/* Values that go through the host at once, or a row where it is longer. */
+enum { AT_ONCE = 1 << 20 };
+static size_t room_of(const mf_model *model) {
+    return (size_t)mf_max(AT_ONCE, longest_row(model)) * sizeof(float);
+}
+
+static mf_staging staging_of(mf_model *model) {
+    return (mf_staging){.device = mf_model_device(model), .room = room_of(model)};
 }
 
 /* One looks first: what is wrong with a file that all ranks see is found, and said, once. */
@@ -97,75 +131,85 @@ static mf_status open_together(mf_model *model, const char *folder, mf_tensor_se
 
 mf_status mf_model_load(mf_model *model, const char *folder, float *master) {
     mf_tensor_set *files = NULL;
+    mf_staging staging = staging_of(model);
     mf_status status = open_together(model, folder, &files);
-    if (!status) status = read_slices(model, files, master);
+    if (!status) status = read_slices(model, files, &staging, master);
+    mf_staging_close(&staging);
     mf_tensor_set_close(files);
     return status;
 }
 
 /* A slice by some rows at a time, so that little of it is ever there in f32. */
-static mf_status read_narrow(const mf_tensor_info *t, const mf_param_view *v, mf_device *device,
-                             const mf_model_state *state, mf_buffer *some) {
-    int64_t at_once = (int64_t)(some->bytes / sizeof(float)) / mf_max(1, v->slice_cols);
+static mf_status read_narrow(const mf_tensor_info *t, const mf_param_view *v, mf_staging *s,
+                             const mf_model_state *state, float *some) {
+    int64_t at_once = rows_at_once(s, v);
     for (int64_t row = 0; row < v->slice_rows; row += at_once) {
-        int64_t rows = mf_min(at_once, v->slice_rows - row);
+        int64_t rows = mf_min(at_once, v->slice_rows - row), n = rows * v->slice_cols;
         size_t to = (size_t)(v->offset + row * v->slice_cols) * mf_dtype_bytes(state->type);
-        MF_TRY(mf_tensor_read(t, v->first_row + row, rows, v->first_col, v->slice_cols, some->data));
-        MF_TRY(mf_convert(device, rows * v->slice_cols, some->data, MF_F32, (char *)state->cut_weights + to,
-                          state->type));
+        float *at = NULL;
+        MF_TRY(mf_staging_place(s, some, (size_t)n * sizeof *some, &at));
+        MF_TRY(mf_tensor_read(t, v->first_row + row, rows, v->first_col, v->slice_cols, at));
+        MF_TRY(mf_staging_send(s));
+        MF_TRY(mf_convert(s->device, n, some, MF_F32, (char *)state->cut_weights + to, state->type));
     }
     return MF_OK;
 }
 
-static mf_status read_weights(mf_model *model, mf_device *device, const mf_tensor_set *files,
-                              mf_buffer *some) {
+static mf_status read_weights(mf_model *model, const mf_tensor_set *files, mf_staging *s, float *some) {
     mf_model_state state = mf_model_state_get(model);
     for (int i = 0; i < mf_model_params(model); i++) {
         mf_param_view v = mf_model_param(model, i);
         const mf_tensor_info *t = mf_tensor_set_find(files, v.name);
         if (v.replicated)
-            MF_TRY(mf_tensor_read(t, v.first_row, v.slice_rows, v.first_col, v.slice_cols,
-                                  state.replicated_weights + v.offset));
+            MF_TRY(read_slice(t, &v, s, state.replicated_weights + v.offset));
         else if (state.cut_weights)
-            MF_TRY(read_narrow(t, &v, device, &state, some));
+            MF_TRY(read_narrow(t, &v, s, &state, some));
     }
     return MF_OK;
 }
 
-static int64_t longest_row(const mf_model *model) {
-    int64_t longest = 1;
-    for (int i = 0; i < mf_model_params(model); i++)
-        longest = mf_max(longest, mf_model_param(model, i).slice_cols);
-    return longest;
-}
-
 mf_status mf_model_load_weights(mf_model *model, mf_device *device, const char *folder) {
-    enum { AT_ONCE = 1 << 20 };
     mf_status status = MF_OK;
     mf_memory *memory = mf_device_memory(device);
-    size_t bytes = (size_t)mf_max(AT_ONCE, longest_row(model)) * sizeof(float);
+    mf_staging staging = {.device = device, .room = room_of(model)};
     mf_tensor_set *files = NULL;
     mf_buffer some = {0};
     MF_GO(open_together(model, folder, &files));
-    MF_GO(mf_buffer_alloc(memory, MF_WORKSPACE, bytes, "weights as they are read", &some));
-    MF_GO(read_weights(model, device, files, &some));
+    MF_GO(mf_buffer_alloc(memory, MF_WORKSPACE, staging.room, "weights as they are read", &some));
+    MF_GO(read_weights(model, files, &staging, some.data));
 fail:
+    mf_staging_close(&staging);
     mf_buffer_free(memory, &some);
     mf_tensor_set_close(files);
     return status;
 }
 
+static mf_status write_slice(mf_tensor_writer *writer, int index, const mf_param_view *v, mf_staging *s,
+                             const float *from) {
+    int64_t at_once = rows_at_once(s, v);
+    for (int64_t row = 0; row < v->slice_rows; row += at_once) {
+        int64_t rows = mf_min(at_once, v->slice_rows - row), n = rows * v->slice_cols;
+        const float *at = NULL;
+        MF_TRY(mf_staging_fetch(s, from + row * v->slice_cols, (size_t)n * sizeof *from, &at));
+        MF_TRY(mf_tensors_write(writer, index, v->first_row + row, rows, v->first_col, v->slice_cols, at));
+    }
+    return MF_OK;
+}
+
 static mf_status write_slices(mf_model *model, const float *master, mf_tensor_writer *writer,
                               bool first_rank) {
+    mf_status status = MF_OK;
     mf_model_state state = mf_model_state_get(model);
+    mf_staging staging = staging_of(model);
     for (int i = 0; i < mf_model_params(model); i++) {
         mf_param_view v = mf_model_param(model, i);
         const float *from = v.replicated ? state.replicated_weights : master;
         if (!(v.replicated ? first_rank : state.writes) || !from) continue;
-        MF_TRY(mf_tensors_write(writer, i, v.first_row, v.slice_rows, v.first_col, v.slice_cols,
-                                from + v.offset));
+        MF_GO(write_slice(writer, i, &v, &staging, from + v.offset));
     }
-    return MF_OK;
+fail:
+    mf_staging_close(&staging);
+    return status;
 }
 
 /* All slices of all ranks, into a file that has its final name only when it is whole. Collective. A failing

@@ -70,7 +70,7 @@ static mf_status hand_over(mf_run_state *r, const mf_rank_report *ranks, int siz
                           .skipped_last = r->skipped_in_a_row > 0,
                           .params = mf_config_params(&r->options->model.config),
                           .engine = mf_world_engine(r->world),
-                          .device = "cpu",
+                          .device = r->options->device ? r->options->device : "cpu",
                           .ranks = size,
                           .rank = ranks};
     times(r, &s);
@@ -95,6 +95,9 @@ fail:
     return status;
 }
 
+/* Of one rank alone the others' reports are copies of its own. */
+static int reported(const mf_run_state *r) { return mf_run_is_one_of(r) ? 1 : mf_world_size(r->world); }
+
 mf_status mf_loop_report(mf_run_state *r, int *ranks, mf_rank_report **out) {
     mf_rank_report own, *all = NULL;
     mf_loop_measure(r, &own);
@@ -103,7 +106,7 @@ mf_status mf_loop_report(mf_run_state *r, int *ranks, mf_rank_report **out) {
         mf_host_free(all);
         return MF_OK;
     }
-    *ranks = mf_world_size(r->world);
+    *ranks = reported(r);
     *out = all;
     return MF_OK;
 }
@@ -112,7 +115,7 @@ mf_status mf_loop_summarize(mf_run_state *r, const mf_rank_report *own) {
     mf_rank_report *all = NULL;
     MF_TRY(mf_loop_gather(r, own, &all));
     bool wanted = r->observer && r->observer->finished;
-    mf_status status = wanted ? hand_over(r, all, mf_comm_size(r->mesh.world)) : MF_OK;
+    mf_status status = wanted ? hand_over(r, all, reported(r)) : MF_OK;
     mf_host_free(all);
     return status ? mf_error_pass(__FILE__, __LINE__, status) : MF_OK;
 }

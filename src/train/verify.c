@@ -1,5 +1,6 @@
 /* verify.c: one layout's loss and gradients on given sequences, and how far they are from another's. */
-#include "train/clips.h"
+#include "device/staging.h"
+#include "train/loop.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@ typedef struct run {
     mf_model_state state;
     int replica, replicas;
     mf_buffer ids, labels; /* [batch][rows] int32: this rank's tokens of a micro-batch */
+    int32_t *own;          /* [rows] the host's */
     mf_clip_room clips;    /* or clips */
 } run;
 
@@ -55,20 +57,21 @@ static mf_status fill(run *r) {
 
 static mf_status build(run *r) {
     const mf_verify_options *o = r->options;
-    MF_TRY(mf_memory_create(NULL, &r->memory));
-    MF_TRY(mf_device_create("cpu", r->memory, o->threads, &r->device));
+    MF_TRY(mf_open_device(r->world, o->device, o->threads, &r->memory, &r->device));
     MF_TRY(join(r));
     MF_TRY(mf_model_create(&o->model, &o->layout, r->mesh, r->device, &r->model));
     r->state = mf_model_state_get(r->model);
-    size_t bytes = (size_t)(o->model.batch * mf_model_rows(r->model)) * sizeof(int32_t);
+    size_t rows = (size_t)mf_model_rows(r->model), bytes = (size_t)o->model.batch * rows * sizeof(int32_t);
     MF_TRY(mf_clip_room_open(&r->clips, r->model, r->memory, r->device, o->model.batch));
     if (mf_options_are_of_videos(&o->model)) return fill(r);
+    MF_TRY(mf_host_alloc(rows, sizeof *r->own, &r->own));
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, bytes, "tokens", &r->ids));
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, bytes, "labels", &r->labels));
     return fill(r);
 }
 
 static void take_down(run *r) {
+    mf_host_free(r->own);
     mf_buffer_free(r->memory, &r->ids);
     mf_buffer_free(r->memory, &r->labels);
     mf_clip_room_close(&r->clips);
@@ -101,22 +104,30 @@ static mf_status place_clips(run *r, int64_t micro, mf_model_call *call) {
     return MF_OK;
 }
 
-/* This rank's tokens of a micro-batch. */
-static void place_texts(run *r, int64_t micro, mf_model_call *call) {
-    const mf_verify_options *o = r->options;
+static mf_status place_own(run *r, const int32_t *whole, int64_t at, const mf_buffer *out) {
     int64_t rows = mf_model_rows(r->model);
-    for (int64_t b = 0; b < o->model.batch && rows > 0; b++) {
+    if (rows == 0) return MF_OK;
+    mf_model_cut(r->model, whole, r->own);
+    return mf_copy(r->device, MF_QUEUE_COMPUTE, (int32_t *)out->data + at * rows, r->own,
+                   (size_t)rows * sizeof *r->own);
+}
+
+/* This rank's tokens of a micro-batch. */
+static mf_status place_texts(run *r, int64_t micro, mf_model_call *call) {
+    const mf_verify_options *o = r->options;
+    for (int64_t b = 0; b < o->model.batch; b++) {
         int64_t at = begin_of(r, micro) + b * o->model.tokens;
-        mf_model_cut(r->model, o->ids + at, (int32_t *)r->ids.data + b * rows);
-        mf_model_cut(r->model, o->labels + at, (int32_t *)r->labels.data + b * rows);
+        MF_TRY(place_own(r, o->ids + at, b, &r->ids));
+        MF_TRY(place_own(r, o->labels + at, b, &r->labels));
     }
     call->ids = r->ids.data;
     call->labels = r->labels.data;
+    return MF_OK;
 }
 
 static mf_status place(run *r, int64_t micro, mf_model_call *call) {
     if (mf_options_are_of_videos(&r->options->model)) return place_clips(r, micro, call);
-    place_texts(r, micro, call);
+    MF_TRY(place_texts(r, micro, call));
     return set_documents(r, micro);
 }
 
@@ -161,11 +172,16 @@ static mf_status hand_over_gradient(run *r, const mf_verify_observer *observer, 
     mf_status status = MF_OK;
     mf_param_view view = mf_model_param(r->model, param);
     mf_buffer whole = {0};
+    const float *host = NULL;
     size_t bytes = (size_t)elements_of(&view) * sizeof(float);
+    mf_staging staging = {.device = r->device, .room = bytes};
     MF_TRY(mf_buffer_alloc(r->memory, MF_WORKSPACE, bytes, "a whole gradient", &whole));
     MF_GO(mf_model_collect_gradient(r->model, param, whole.data));
-    if (observer) MF_GO(observer->gradient(observer->context, param, &view, whole.data));
+    if (!observer) goto fail;
+    MF_GO(mf_staging_fetch(&staging, whole.data, bytes, &host));
+    MF_GO(observer->gradient(observer->context, param, &view, host));
 fail:
+    mf_staging_close(&staging);
     mf_buffer_free(r->memory, &whole);
     return status;
 }

@@ -34,7 +34,7 @@ static mf_status values(mf_world *world, bool borrows) {
     EXPECT(mf_comm_borrows(comm) == borrows);
     MF_TRY(check_all(comm, 0));
     MF_TRY(check_overlap(comm));
-    MF_TRY(check_both_lanes(comm));
+    MF_TRY(check_both_lanes(comm, 0));
     MF_TRY(check_shared(comm));
     MF_TRY(many_windows(comm));
     MF_TRY(check_grid(world));
@@ -53,6 +53,28 @@ static mf_status values(mf_world *world, bool borrows) {
 
 static mf_status borrowing(mf_world *world) { return values(world, true); }
 static mf_status sending(mf_world *world) { return values(world, false); }
+
+static mf_status transfers_of_device(mf_comm *comm) {
+    EXPECT(!mf_comm_borrows(comm));
+    MF_TRY(check_all(comm, 0));
+    MF_TRY(check_overlap(comm));
+    MF_TRY(check_both_lanes(comm, 0));
+    MF_TRY(check_bytes_counted(comm));
+    return check_shared(comm);
+}
+
+/* What lies in a GPU's memory goes through the host's. */
+static mf_status on_device(mf_world *world) {
+    mf_comm *comm = NULL;
+    mf_status status;
+    MF_GO(place_open(world, getenv("MESHFOLD_TEST_DEVICE")));
+    MF_GO(everyone(world, &comm));
+    MF_GO(transfers_of_device(comm));
+fail:
+    mf_comm_destroy(comm);
+    place_close();
+    return status;
+}
 
 static mf_status mismatch(mf_world *world) {
     mf_comm *comm = NULL;
@@ -155,19 +177,13 @@ static const struct {
     const char *name;
     mf_status (*body)(mf_world *world);
 } ways[] = {
-    {"borrowing", borrowing},
-    {"sending", sending},
-    {"mismatch", mismatch},
-    {"other_group", other_group},
-    {"late", late},
-    {"late_request", late_request},
-    {"late_signal", late_signal},
-    {"own_error", own_error},
-    {"killed", killed},
-    {"no_memory", no_memory},
-    {"other_parts", other_parts},
-    {"other_block", other_block},
-    {"late_alltoall", late_alltoall},
+    {"borrowing", borrowing},       {"sending", sending},
+    {"on_device", on_device},       {"mismatch", mismatch},
+    {"other_group", other_group},   {"late", late},
+    {"late_request", late_request}, {"late_signal", late_signal},
+    {"own_error", own_error},       {"killed", killed},
+    {"no_memory", no_memory},       {"other_parts", other_parts},
+    {"other_block", other_block},   {"late_alltoall", late_alltoall},
 };
 
 static mf_status run_way(mf_world *world, void *argument) {

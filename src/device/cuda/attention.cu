@@ -96,6 +96,7 @@ static void describe(const mf_attention_args *a, int tile_rows, bool backward, a
     job->merge = a->merge;
     job->writes_f32 = a->type == MF_F32 || a->o_f32;
     job->wide = reads_wide(a);
+    job->wide_o = a->head_dim % 2 == 0 && a->o_ld % 2 == 0 && is_wide(a->o, 4);
     job->wide_grads = backward && adds_wide(a);
 }
 

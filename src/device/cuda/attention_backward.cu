@@ -5,7 +5,7 @@
  * are transposed. */
 #include "device/cuda/attention_tiles.cuh"
 
-/* Of a query row. lse: in powers of two; infinity where the row has no weights. */
+/* Of a query row. lse: in powers of two; infinity where the row sees nothing, or isn't. */
 struct query_fact {
     float lse, delta;
     attention_sight sight;
@@ -28,21 +28,35 @@ static __device__ __forceinline__ bool sees(const attention_sight &sight, int po
     return position >= sight.low && position <= sight.high;
 }
 
-/* slopes: [16, KEY_TILE] d_o · v transposed, become the scores' gradients but for the scale. */
-static __device__ __forceinline__ void find_slopes(const attention_job &job, const query_fact *rows,
-                                                   const attention_view &view, bool all,
-                                                   const warp_sums<1, KEY_TILE> &scores,
-                                                   warp_sums<1, KEY_TILE> &slopes) {
+/* scores become probabilities. */
+static __device__ __forceinline__ void find_probabilities(const attention_job &job, const query_fact *rows,
+                                                          warp_sums<1, KEY_TILE> &scores) {
+#pragma unroll
+    for (int n = 0; n < KEY_TILE / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            scores.at[0][n][i] = probability(job, scores.at[0][n][i], rows[i / 2].lse);
+}
+
+static __device__ __forceinline__ void hide(const query_fact *rows, const attention_view &view,
+                                            warp_sums<1, KEY_TILE> &p) {
 #pragma unroll
     for (int n = 0; n < KEY_TILE / 8; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int column = n * 8 + lane_column() + i % 2;
-            const query_fact &row = rows[i / 2];
-            float p = probability(job, scores.at[0][n][i], row.lse);
-            bool seen = all || (column < view.rows && sees(row.sight, view.position + column));
-            slopes.at[0][n][i] = seen ? p * (slopes.at[0][n][i] - row.delta) : 0;
+            if (column >= view.rows || !sees(rows[i / 2].sight, view.position + column)) p.at[0][n][i] = 0;
         }
+}
+
+/* slopes: d_o · v transposed become the scores' gradients but for the scale. */
+static __device__ __forceinline__ void weigh_slopes(const query_fact *rows, const warp_sums<1, KEY_TILE> &p,
+                                                    warp_sums<1, KEY_TILE> &slopes) {
+#pragma unroll
+    for (int n = 0; n < KEY_TILE / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            slopes.at[0][n][i] = p.at[0][n][i] * (slopes.at[0][n][i] - rows[i / 2].delta);
 }
 
 template <int D, int WARPS> struct query_stages {
@@ -64,13 +78,15 @@ static __device__ __forceinline__ void
 add_dq(const attention_job &job, const attention_tile &tile, const attention_view &view,
        const query_fact *rows, const query_stages<D, WARPS> *tiles, int stage, warp_sums<1, D> &dq) {
     int first_row = warp_of() * 16, pitch = tiles->pitch;
-    warp_sums<1, KEY_TILE> scores, slopes;
+    warp_sums<1, KEY_TILE> p, slopes;
     warp_weights<1, KEY_TILE> weights;
     if (first_row >= attention_rows(tile)) return;
     if (tile.heads == 1 && view.position > tile.position + first_row + 15) return;
-    multiply_rows<D>(scores, tiles->q + first_row * pitch, tiles->k[stage]);
+    multiply_rows<D>(p, tiles->q + first_row * pitch, tiles->k[stage]);
+    find_probabilities(job, rows, p);
+    if (!attention_sees_all(job, tile, view)) hide(rows, view, p);
     multiply_rows<D>(slopes, tiles->d_o + first_row * pitch, tiles->v[stage]);
-    find_slopes(job, rows, view, attention_sees_all(job, tile, view), scores, slopes);
+    weigh_slopes(rows, p, slopes);
     narrow(weights, slopes);
     multiply_weights<D>(dq, weights, tiles->k[stage]);
 }
@@ -130,46 +146,84 @@ template <int D, int WARPS> struct key_stages {
     mf_bf16 k[rows * pitch], v[rows * pitch];
     mf_bf16 q[count][QUERIES * pitch], d_o[count][QUERIES * pitch];
     float lse[count][QUERIES], delta[count][QUERIES];
-    attention_sight sight[count][QUERIES];
+    int32_t first_key[count][QUERIES];
 };
 
 /* Columns of dk and dv that a block adds up: no more than registers hold. */
 template <int D> struct gradient_slice { static constexpr int columns = D <= 128 ? D : 128; };
+
+/* Zeros past the tile's rows, where q and d_o are zeros too: such rows give nothing. */
+template <int D, int WARPS>
+static __device__ __forceinline__ void begin_facts(const attention_job &job, const attention_tile &tile,
+                                                   key_stages<D, WARPS> *tiles, int stage) {
+    int row = (int)threadIdx.x;
+    if (row >= QUERIES) return;
+    bool exists = row < attention_rows(tile);
+    attention_place place = attention_place_of(job, tile, exists ? row : 0);
+    mf_copy_word_begin(&tiles->lse[stage][row], &job.lse[place.row * job.lse_ld + place.head], exists);
+    mf_copy_word_begin(&tiles->delta[stage][row], &job.delta[place.row * job.heads + place.head], exists);
+    if (job.first_key)
+        mf_copy_word_begin(&tiles->first_key[stage][row],
+                           &job.first_key[tile.batch * job.tokens + tile.first_row + row % tile.tokens],
+                           exists);
+}
 
 template <int D, int WARPS>
 static __device__ __forceinline__ void begin_stage(const attention_job &job, const attention_tile &tile,
                                                    key_stages<D, WARPS> *tiles, int stage) {
     begin_queries<D, QUERIES, WARPS * MF_WARP>(tiles->q[stage], job.q, job.q_ld, job, tile);
     begin_queries<D, QUERIES, WARPS * MF_WARP>(tiles->d_o[stage], job.d_o, job.do_ld, job, tile);
+    begin_facts(job, tile, tiles, stage);
     mf_copy_group();
 }
 
+/* The queries of a stage. */
+struct query_span {
+    int first, tokens, rows; /* first: position */
+};
+
 template <int D, int WARPS>
-static __device__ __forceinline__ void put_fact(const query_fact &fact, key_stages<D, WARPS> *tiles,
-                                                int stage) {
-    if (threadIdx.x >= QUERIES) return;
-    tiles->lse[stage][threadIdx.x] = fact.lse;
-    tiles->delta[stage][threadIdx.x] = fact.delta;
-    tiles->sight[stage][threadIdx.x] = fact.sight;
+static __device__ __forceinline__ attention_sight sight_of(const attention_job &job,
+                                                           const query_span &queries,
+                                                           const key_stages<D, WARPS> *tiles, int stage,
+                                                           int row) {
+    attention_sight sight = {0, queries.first + row % queries.tokens};
+    sight.low = max(0, sight.high - job.window + 1);
+    if (job.first_key) sight.low = max(sight.low, tiles->first_key[stage][row]);
+    return sight;
 }
 
-/* scores: [16 keys, QUERIES] become probabilities; position: of this thread's first key. */
+/* scores: [16 keys, QUERIES] become probabilities; of a row that sees nothing, whatever it may be. */
 template <int D, int WARPS>
-static __device__ __forceinline__ void
-find_probabilities(const attention_job &job, const key_stages<D, WARPS> *tiles, int stage, int position,
-                   bool all, warp_sums<1, QUERIES> &scores) {
+static __device__ __forceinline__ void find_probabilities(const attention_job &job,
+                                                          const key_stages<D, WARPS> *tiles, int stage,
+                                                          warp_sums<1, QUERIES> &scores) {
 #pragma unroll
     for (int n = 0; n < QUERIES / 8; n++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int column = n * 8 + lane_column() + i % 2;
-            float p = probability(job, scores.at[0][n][i], tiles->lse[stage][column]);
-            bool seen = all || sees(tiles->sight[stage][column], position + i / 2 * 8);
-            scores.at[0][n][i] = seen ? p : 0;
+        for (int i = 0; i < 2; i++) {
+            float lse = tiles->lse[stage][n * 8 + lane_column() + i] * ATTENTION_LOG2E;
+            scores.at[0][n][i] = probability(job, scores.at[0][n][i], lse);
+            scores.at[0][n][i + 2] = probability(job, scores.at[0][n][i + 2], lse);
         }
 }
 
-/* slopes: v · d_o transposed become the scores' gradients but for the scale; p: their probabilities. */
+/* position: of this thread's first key. */
+template <int D, int WARPS>
+static __device__ __forceinline__ void hide(const attention_job &job, const query_span &queries,
+                                            const key_stages<D, WARPS> *tiles, int stage, int position,
+                                            warp_sums<1, QUERIES> &p) {
+#pragma unroll
+    for (int n = 0; n < QUERIES / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            attention_sight sight = sight_of(job, queries, tiles, stage, n * 8 + lane_column() + i);
+            if (!sees(sight, position)) p.at[0][n][i] = 0;
+            if (!sees(sight, position + 8)) p.at[0][n][i + 2] = 0;
+        }
+}
+
+/* slopes: v · d_o transposed become the scores' gradients but for the scale. */
 template <int D, int WARPS>
 static __device__ __forceinline__ void weigh_slopes(const key_stages<D, WARPS> *tiles, int stage,
                                                     const warp_sums<1, QUERIES> &p,
@@ -178,26 +232,28 @@ static __device__ __forceinline__ void weigh_slopes(const key_stages<D, WARPS> *
     for (int n = 0; n < QUERIES / 8; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            float slope = slopes.at[0][n][i] - tiles->delta[stage][n * 8 + lane_column() + i % 2];
-            slopes.at[0][n][i] = p.at[0][n][i] != 0 ? p.at[0][n][i] * slope : 0;
+            float delta = tiles->delta[stage][n * 8 + lane_column() + i % 2];
+            slopes.at[0][n][i] = p.at[0][n][i] * (slopes.at[0][n][i] - delta);
         }
 }
 
+/* first, last: the keys' positions. */
 template <int D, int WARPS, int SLICE>
-static __device__ __forceinline__ void add_dkv(const attention_job &job, const query_walk &walk,
-                                               const key_stages<D, WARPS> *tiles, int stage, int first_column,
-                                               warp_sums<1, SLICE> &dk, warp_sums<1, SLICE> &dv) {
-    int first_row = warp_of() * 16, position = walk.first + first_row, pitch = tiles->pitch;
-    const attention_tile &tile = walk.tile;
+static __device__ __forceinline__ void add_dkv(const attention_job &job, int first, int last,
+                                               const query_span &queries, const key_stages<D, WARPS> *tiles,
+                                               int stage, int first_column, warp_sums<1, SLICE> &dk,
+                                               warp_sums<1, SLICE> &dv) {
+    int first_row = warp_of() * 16, position = first + first_row, pitch = tiles->pitch;
     warp_sums<1, QUERIES> p, slopes;
     warp_weights<1, QUERIES> weights;
-    if (position > walk.last || position > tile.position + tile.tokens - 1) return;
-    bool all = walk.last <= tile.position && walk.first >= tiles->sight[stage][attention_rows(tile) - 1].low;
-    multiply_rows<D>(p, tiles->k + first_row * pitch, tiles->q[stage]);
-    find_probabilities(job, tiles, stage, position + lane_row(), all, p);
+    if (position > last || position > queries.first + queries.tokens - 1) return;
+    multiply_rows<D, D / 16>(p, tiles->k + first_row * pitch, tiles->q[stage]);
+    find_probabilities(job, tiles, stage, p);
+    if (last > queries.first || first < sight_of(job, queries, tiles, stage, queries.rows - 1).low)
+        hide(job, queries, tiles, stage, position + lane_row(), p);
     narrow(weights, p);
     multiply_weights<D>(dv, weights, tiles->d_o[stage] + first_column);
-    multiply_rows<D>(slopes, tiles->v + first_row * pitch, tiles->d_o[stage]);
+    multiply_rows<D, D / 16>(slopes, tiles->v + first_row * pitch, tiles->d_o[stage]);
     weigh_slopes(tiles, stage, p, slopes);
     narrow(weights, slopes);
     multiply_weights<D>(dk, weights, tiles->q[stage] + first_column);
@@ -235,25 +291,17 @@ static __global__ void __launch_bounds__(WARPS *MF_WARP, 1)
     begin_keys<D, WARPS * 16, threads>(tiles->k, view.chunk->k, job, view);
     begin_keys<D, WARPS * 16, threads>(tiles->v, view.chunk->v, job, view);
     begin_stage(job, walk.tile, tiles, 0);
-    put_fact(fact_of(job, walk.tile, (int)threadIdx.x), tiles, 0);
-    query_walk next = walk;
     for (int stage = 0;; stage = (stage + 1) % tiles->count) {
-        bool more = query_walk_on(job, &next);
-        query_fact fact = {};
-        if (more) fact = fact_of(job, next.tile, (int)threadIdx.x);
+        query_span queries = {walk.tile.position, walk.tile.tokens, attention_rows(walk.tile)};
+        bool more = query_walk_on(job, &walk);
         mf_copy_wait<0>();
         __syncthreads(); /* the stage is here, and nobody needs the last one */
-        if (more && tiles->count > 1) begin_stage(job, next.tile, tiles, 1 - stage);
-        add_dkv(job, walk, tiles, stage, first_column, dk, dv);
+        if (more && tiles->count > 1) begin_stage(job, walk.tile, tiles, 1 - stage);
+        add_dkv(job, walk.first, walk.last, queries, tiles, stage, first_column, dk, dv);
         if (!more) break;
-        walk = next;
-        if (tiles->count > 1) {
-            put_fact(fact, tiles, 1 - stage);
-            continue;
-        }
+        if (tiles->count > 1) continue;
         __syncthreads();
         begin_stage(job, walk.tile, tiles, 0);
-        put_fact(fact, tiles, 0);
     }
     end_dkv(job, view, walk.tile, first_column, dk, dv);
 }

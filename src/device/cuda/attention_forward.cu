@@ -139,43 +139,52 @@ static __device__ __forceinline__ bool warp_sees(const attention_tile &tile, con
     return tile.heads > 1 || view.position <= tile.position + first_row + TILES * 16 - 1;
 }
 
+template <int D>
+static __device__ __forceinline__ void begin_next_keys(const attention_job &job, const attention_walk &walk,
+                                                       const attention_tile &tile, mf_bf16 *k) {
+    attention_view view = attention_view_of(job, walk, tile);
+    begin_keys<D, KEY_TILE, THREADS>(k, view.chunk->k, job, view);
+    mf_copy_group();
+}
+
+/* The weights of a view's keys; what o holds shrinks to be relative to the same. */
+template <int D, int TILES>
+static __device__ __forceinline__ void
+weigh_keys(const attention_job &job, const attention_tile &tile, const attention_view &view, const mf_bf16 *q,
+           const mf_bf16 *k, int first_row, softmax_state<TILES> &state,
+           warp_weights<TILES, KEY_TILE> &weights, warp_sums<TILES, D> &o) {
+    warp_sums<TILES, KEY_TILE> scores;
+    multiply_rows<D>(scores, q + first_row * (D + TILE_PAD), k);
+    float factor = order_scores(scores, job.scale * ATTENTION_LOG2E);
+    if (!attention_sees_all(job, tile, view)) hide(job, tile, view, first_row, scores);
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) shrink_rows(o, t, half, soften(state, scores, t, half, factor));
+    narrow(weights, scores);
+}
+
 template <int D, int TILES>
 static __device__ __forceinline__ void meet_keys(const attention_job &job, const attention_tile &tile,
                                                  attention_walk &walk, mf_bf16 *q, int first_row,
                                                  softmax_state<TILES> &state, warp_sums<TILES, D> &o) {
     constexpr int pitch = D + TILE_PAD;
     mf_bf16 *k = q + TILES * 16 * WARPS * pitch, *v = k + KEY_TILE * pitch;
-    attention_view view = attention_view_of(job, walk, tile);
     begin_queries<D, TILES * 16 * WARPS, THREADS>(q, job.q, job.q_ld, job, tile);
-    begin_keys<D, KEY_TILE, THREADS>(k, view.chunk->k, job, view);
-    mf_copy_group();
+    begin_next_keys<D>(job, walk, tile, k);
     for (;;) {
         warp_weights<TILES, KEY_TILE> weights;
+        attention_view view = attention_view_of(job, walk, tile);
         bool sees = warp_sees<TILES>(tile, view, first_row);
         mf_copy_wait<0>();
         __syncthreads(); /* the keys are here, and nobody needs the last values */
         begin_keys<D, KEY_TILE, THREADS>(v, view.chunk->v, job, view);
         mf_copy_group();
-        if (sees) {
-            warp_sums<TILES, KEY_TILE> scores;
-            multiply_rows<D>(scores, q + first_row * pitch, k);
-            float factor = order_scores(scores, job.scale * ATTENTION_LOG2E);
-            if (!attention_sees_all(job, tile, view)) hide(job, tile, view, first_row, scores);
-#pragma unroll
-            for (int t = 0; t < TILES; t++)
-#pragma unroll
-                for (int half = 0; half < 2; half++)
-                    shrink_rows(o, t, half, soften(state, scores, t, half, factor));
-            narrow(weights, scores);
-        }
+        if (sees) weigh_keys<D>(job, tile, view, q, k, first_row, state, weights, o);
         attention_walk_on(job, &walk);
         mf_copy_wait<0>();
         __syncthreads(); /* the values are here, and nobody needs the keys */
-        if (walk.left) {
-            view = attention_view_of(job, walk, tile);
-            begin_keys<D, KEY_TILE, THREADS>(k, view.chunk->k, job, view);
-            mf_copy_group();
-        }
+        if (walk.left) begin_next_keys<D>(job, walk, tile, k);
         if (sees) multiply_weights<D>(o, weights, v);
         if (!walk.left) return;
     }

@@ -87,6 +87,7 @@ static __device__ __forceinline__ void add_slice(const plain_tiles &tiles, plain
 #pragma unroll
         for (int j = 0; j < EACH; j++) b[j] = four(&tiles.b[thread_column() + j * STRIDE][c]);
 #pragma unroll
+#pragma unroll
         for (int i = 0; i < EACH; i++) {
             float4 a = four(&tiles.a[thread_row() + i * STRIDE][c]);
 #pragma unroll
@@ -126,6 +127,7 @@ static __device__ __forceinline__ void add_rows(const plain_tiles &tiles, int fi
 #pragma unroll
         for (int j = 0; j < RESULTS / SIDE; j++) {
             float4 row = four(&tiles.rows[k][4 * thread_column() + j * SIDE]);
+#pragma unroll
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
                 float weight = tiles.weights[thread_row() + i * STRIDE][first + k];
@@ -191,6 +193,7 @@ struct plain_rows {
 
 static __device__ __forceinline__ plain_rows rows_of(const attention_job &job, const attention_tile &tile) {
     plain_rows rows;
+#pragma unroll
     for (int i = 0; i < EACH; i++) {
         int row = thread_row() + i * STRIDE;
         rows.sight[i] = {0, -1};
@@ -234,6 +237,7 @@ static __device__ void forward_slice(const attention_job &job, const attention_t
     plain_scores scores;
     plain_results o = {};
     attention_sums sums[EACH];
+#pragma unroll
     for (int i = 0; i < EACH; i++) sums[i] = {-INFINITY, 0};
     for (; walk.left; attention_walk_on(job, &walk)) {
         attention_view view = attention_view_of(job, walk, tile);
@@ -242,6 +246,7 @@ static __device__ void forward_slice(const attention_job &job, const attention_t
         soften(rows, view, job.scale * ATTENTION_LOG2E, sums, scores, o);
         multiply_weights(tiles, scores, keys_of<T>(view.chunk->v, job, view), first_column, o);
     }
+#pragma unroll
     for (int i = 0; i < EACH; i++) {
         int row = thread_row() + i * STRIDE;
         bool exists = row < attention_rows(tile);
@@ -264,6 +269,7 @@ static __global__ void __launch_bounds__(THREADS) forward(const __grid_constant_
     for (int first = 0; first < job.head_dim; first += RESULTS)
         forward_slice<T>(job, tile, split, walk, first, tiles, ends);
     __syncthreads();
+#pragma unroll
     for (int i = 0; i < EACH && thread_column() == 0; i++)
         if (thread_row() + i * STRIDE < attention_rows(tile)) attention_end_lse(job, ends[i]);
 }
@@ -299,6 +305,7 @@ static __global__ void __launch_bounds__(THREADS)
     attention_walk begin = attention_walk_begin(job, attention_sight_of_tile(job, tile), 0);
     if (begin.left == 0) return;
     plain_fact facts[EACH];
+#pragma unroll
     for (int i = 0; i < EACH; i++) facts[i] = fact_of(job, tile, thread_row() + i * STRIDE);
     for (int first_column = 0; first_column < job.head_dim; first_column += RESULTS) {
         plain_results dq = {};
@@ -309,6 +316,7 @@ static __global__ void __launch_bounds__(THREADS)
             multiply_rows(tiles, queries_of<T>(job.q, job.q_ld, job, tile), k, scores);
             multiply_rows(tiles, queries_of<T>(job.d_o, job.do_ld, job, tile),
                           keys_of<T>(view.chunk->v, job, view), slopes);
+#pragma unroll
             for (int i = 0; i < EACH; i++)
                 for (int j = 0; j < EACH; j++) {
                     int column = thread_column() + j * STRIDE;
@@ -317,6 +325,7 @@ static __global__ void __launch_bounds__(THREADS)
                 }
             multiply_weights(tiles, slopes, k, first_column, dq);
         }
+#pragma unroll
         for (int i = 0; i < EACH; i++) {
             int row = thread_row() + i * STRIDE;
             if (row >= attention_rows(tile)) continue;
@@ -339,6 +348,7 @@ static __device__ __forceinline__ void add_dkv(const attention_job &job, const a
     multiply_rows(tiles, keys_of<T>(view.chunk->v, job, view), d_o, slopes);
     for (int j = 0; j < EACH; j++) {
         plain_fact fact = fact_of(job, tile, thread_column() + j * STRIDE);
+#pragma unroll
         for (int i = 0; i < EACH; i++) {
             int row = thread_row() + i * STRIDE;
             differentiate(job, fact, view.position + row, row < view.rows, scores.at[i][j], slopes.at[i][j]);
@@ -352,6 +362,7 @@ static __device__ __forceinline__ void end_dkv(const attention_job &job, const a
                                                const attention_tile &tile, int first_column,
                                                const plain_results &dk, const plain_results &dv) {
     const mf_attention_keys &keys = *view.chunk;
+#pragma unroll
     for (int i = 0; i < EACH; i++) {
         int row = thread_row() + i * STRIDE;
         if (row >= view.rows) continue;

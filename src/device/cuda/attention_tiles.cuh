@@ -77,8 +77,9 @@ static __device__ __forceinline__ void clear(warp_sums<TILES, COLUMNS> &sums) {
             for (int i = 0; i < 4; i++) sums.at[t][n][i] = 0;
 }
 
-/* sums: [16 TILES, COLUMNS] = a: [16 TILES, D] · b: [COLUMNS, D] transposed. */
-template <int D, int TILES, int COLUMNS>
+/* sums: [16 TILES, COLUMNS] = a: [16 TILES, D] · b: [COLUMNS, D] transposed. STEPS that the compiler may mix:
+ * more need more registers. */
+template <int D, int STEPS = 4, int TILES, int COLUMNS>
 static __device__ __forceinline__ void multiply_rows(warp_sums<TILES, COLUMNS> &sums, const mf_bf16 *a,
                                                      const mf_bf16 *b) {
     constexpr int pitch = D + TILE_PAD;
@@ -86,7 +87,7 @@ static __device__ __forceinline__ void multiply_rows(warp_sums<TILES, COLUMNS> &
     a += lane % 16 * pitch + lane / 16 * 8;
     b += (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8;
     clear(sums);
-#pragma unroll
+#pragma unroll STEPS
     for (int d = 0; d < D; d += 16) {
         uint32_t left[TILES][4], right[4];
 #pragma unroll

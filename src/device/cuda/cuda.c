@@ -48,8 +48,12 @@ static const mf_device_ops mf_device_cuda = {
     .event_destroy = mf_cuda_event_destroy,
     .event_record = mf_cuda_event_record,
     .event_follow = mf_cuda_event_follow,
+    .event_wait = mf_cuda_event_wait,
     .finish = mf_cuda_finish,
     .holds = mf_cuda_holds,
+    .pinned_take = mf_cuda_pinned_take,
+    .pinned_give_back = mf_cuda_pinned_give_back,
+    .reaches = mf_cuda_reaches,
     .copy = mf_cuda_copy,
     .sum = mf_cuda_sum,
     .gemm = mf_cuda_gemm,
@@ -94,6 +98,8 @@ static const mf_device_ops mf_device_cuda = {
 
 extern const mf_cuda_module mf_cuda_module_table;
 const mf_cuda_module mf_cuda_module_table = {.device = &mf_device_cuda,
+                                             .links = &mf_cuda_links,
+                                             .memory_bytes = mf_cuda_free_bytes,
                                              .count = mf_cuda_devices,
                                              .look = mf_cuda_look_for_gpus,
                                              .describe = mf_cuda_describe_libraries,

@@ -50,6 +50,10 @@ mf_status mf_cuda_source(int number, mf_memory_source *out);
 /* The place behind memory from mf_cuda_source; NULL: other memory. */
 mf_cuda_place *mf_cuda_place_of(const mf_memory *memory);
 int mf_cuda_devices(void);
+int64_t mf_cuda_free_bytes(int number);
+mf_status mf_cuda_pinned_take(mf_device *device, size_t bytes, void **out);
+void mf_cuda_pinned_give_back(void *data);
+bool mf_cuda_reaches(const mf_device *device, const mf_device *other);
 void *mf_cuda_managed_take(size_t bytes);
 void mf_cuda_managed_give_back(void *data);
 
@@ -63,9 +67,13 @@ mf_status mf_cuda_event_create(mf_device *device, mf_event **out);
 void mf_cuda_event_destroy(mf_event *event);
 mf_status mf_cuda_event_record(mf_device *device, mf_queue queue, mf_event *event);
 mf_status mf_cuda_event_follow(mf_device *device, mf_queue queue, const mf_event *event);
+mf_status mf_cuda_event_wait(const mf_event *event);
+cudaEvent_t mf_cuda_event_of(const mf_event *event);
 mf_status mf_cuda_finish(mf_device *device, mf_queue queue);
 bool mf_cuda_holds(const void *data);
 mf_status mf_cuda_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes);
+/* nccl.c */
+extern const struct mf_link_ops mf_cuda_links;
 /* sum.cu */
 mf_status mf_cuda_sum(mf_device *device, mf_queue queue, const mf_sum_args *args);
 

@@ -56,7 +56,7 @@ template <typename T, int V> MF_ROW_KERNEL update_rows(mf_xent_args a) {
             mf_load(row + at, x);
             seen = with(seen, x);
         });
-        float maximum = mf_row_join(seen.maximum, -INFINITY, larger);
+        float maximum = mf_row_join(seen.maximum, -INFINITY, [](float x, float y) { return larger(x, y); });
         seen = {maximum, mf_row_sum(moved(seen, maximum))};
         if (threadIdx.x == 0 && t < a.n) update_state(a, t, seen);
     }

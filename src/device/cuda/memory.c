@@ -12,6 +12,13 @@ int mf_cuda_devices(void) {
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+int64_t mf_cuda_free_bytes(int number) {
+    size_t unused = 0, all = 0;
+    bool known = cudaSetDevice(number) == cudaSuccess && cudaMemGetInfo(&unused, &all) == cudaSuccess;
+    if (!known) cudaGetLastError();
+    return known ? (int64_t)unused : 0;
+}
+
 static mf_cuda_place *take_idle(int number) {
     pthread_mutex_lock(&lock);
     mf_cuda_place **link = &idle;
@@ -104,4 +111,17 @@ void mf_cuda_managed_give_back(void *data) { cudaFree(data); }
 mf_cuda_place *mf_cuda_place_of(const mf_memory *memory) {
     const mf_memory_source *source = mf_memory_source_of(memory);
     return source->take == take ? source->context : NULL;
+}
+
+mf_status mf_cuda_pinned_take(mf_device *device, size_t bytes, void **out) {
+    MF_TRY(MF_CUDA(cudaSetDevice, mf_cuda_of(device)->place->number));
+    return MF_CUDA(cudaMallocHost, out, bytes);
+}
+
+void mf_cuda_pinned_give_back(void *data) { cudaFreeHost(data); }
+
+bool mf_cuda_reaches(const mf_device *device, const mf_device *other) {
+    int own = ((const mf_cuda *)device->state)->place->number;
+    int peer = ((const mf_cuda *)other->state)->place->number, can = 0;
+    return own == peer || (cudaDeviceCanAccessPeer(&can, own, peer) == cudaSuccess && can);
 }

@@ -49,6 +49,12 @@ mf_status mf_cuda_event_follow(mf_device *device, mf_queue queue, const mf_event
                    0);
 }
 
+mf_status mf_cuda_event_wait(const mf_event *base) {
+    return MF_CUDA(cudaEventSynchronize, mf_cuda_event_of(base));
+}
+
+cudaEvent_t mf_cuda_event_of(const mf_event *base) { return ((const event *)base)->cuda; }
+
 mf_status mf_cuda_finish(mf_device *device, mf_queue queue) {
     MF_TRY(enter(device));
     return MF_CUDA(cudaStreamSynchronize, mf_cuda_of(device)->place->queue[queue]);

@@ -118,9 +118,10 @@ static __device__ inline void mf_row_get(const mf_row<T, V> &row, int64_t at, in
  * call it. */
 template <typename T, typename Join> static __device__ inline T mf_row_join(T x, T none, Join join) {
     __shared__ T of_warp[MF_ROW_THREADS / MF_WARP];
-    unsigned lanes = blockDim.x < MF_WARP ? blockDim.x : MF_WARP;
+    unsigned lanes = blockDim.x;
+    if (lanes > MF_WARP) lanes = MF_WARP;
     for (unsigned to = lanes / 2; to; to /= 2) x = join(x, __shfl_xor_sync(0xffffffffu, x, (int)to));
-    if (blockDim.x <= MF_WARP) return x;
+    if (blockDim.x == lanes) return x;
     unsigned lane = threadIdx.x % MF_WARP, warp = threadIdx.x / MF_WARP, warps = blockDim.x / MF_WARP;
     if (lane == 0) of_warp[warp] = x;
     __syncthreads();

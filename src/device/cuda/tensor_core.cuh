@@ -48,6 +48,16 @@ static __device__ __forceinline__ void mf_copy_begin(void *to, const void *from,
                  : "memory");
 }
 
+/* The same for a word, on a multiple of 4. */
+static __device__ __forceinline__ void mf_copy_word_begin(void *to, const void *from, bool exists) {
+    uint32_t address = (uint32_t)__cvta_generic_to_shared(to);
+    int bytes = exists ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n"
+                 :
+                 : "r"(address), "l"(from), "r"(bytes)
+                 : "memory");
+}
+
 /* What this thread has begun since the last call becomes one group. */
 static __device__ __forceinline__ void mf_copy_group(void) {
     asm volatile("cp.async.commit_group;\n" ::: "memory");

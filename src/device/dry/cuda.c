@@ -1,4 +1,6 @@
 /* cuda.c: the workspace of a GPU's operations, for "dry-cuda": all but cuBLASLt's is held for one call. */
+#include "device/cuda_attention.h"
+#include "device/cuda_pieces.h"
 #include "device/cuda_workspace.h"
 #include "device/dry/dry.h"
 
@@ -23,6 +25,21 @@ static mf_status for_a_call(mf_device *device, int64_t bytes) {
     MF_TRY(take(device, bytes, &held));
     mf_buffer_free(device->memory, &held);
     return MF_OK;
+}
+
+static mf_status by_cudnn(mf_device *device, const mf_attention_args *args, bool backward) {
+    mf_cuda_piece *pieces = NULL;
+    MF_TRY(mf_host_alloc((size_t)(2 * args->query_chunks * args->key_chunks), sizeof *pieces, &pieces));
+    int count = mf_cuda_pieces(args, pieces);
+    int64_t bytes = mf_cuda_pieces_workspace(args, backward, count, pieces) +
+                    mf_cuda_library_workspace(args, backward, count, pieces);
+    mf_host_free(pieces);
+    return for_a_call(device, bytes);
+}
+
+static mf_status attention(mf_device *device, const mf_attention_args *args, bool backward) {
+    if (device->uses_cudnn && mf_cuda_in_pieces(args)) return by_cudnn(device, args, backward);
+    return for_a_call(device, mf_cuda_attention_workspace(args, backward));
 }
 
 static mf_status rmsnorm_backward(mf_device *device, const mf_rmsnorm_grad *args) {
@@ -50,6 +67,7 @@ static mf_status sum(mf_device *device, int64_t n) { return for_a_call(device, m
 const mf_workspaces mf_cuda_workspaces = {
     .open = open,
     .close = close,
+    .attention = attention,
     .rmsnorm_backward = rmsnorm_backward,
     .headnorm_backward = headnorm_backward,
     .bias_backward = bias_backward,

@@ -265,4 +265,5 @@ static void close(mf_device *device) { device->ops->workspaces->close(device); }
     .accumulate = accumulate, .fill = fill, .fill_normal = fill_normal, .zero = zero, .copy_rows = copy_rows
 
 const mf_device_ops mf_device_dry = {.name = "dry", .workspaces = &mf_cpu_workspaces, OPERATIONS};
-const mf_device_ops mf_device_dry_cuda = {.name = "dry-cuda", .workspaces = &mf_cuda_workspaces, OPERATIONS};
+const mf_device_ops mf_device_dry_cuda = {
+    .name = "dry-cuda", .has_cudnn = true, .workspaces = &mf_cuda_workspaces, OPERATIONS};

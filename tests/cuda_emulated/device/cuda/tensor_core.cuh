@@ -28,6 +28,9 @@ static inline void mf_load_matrices_transposed(uint32_t (&words)[4], const void 
 static inline void mf_copy_begin(void *to, const void *from, bool exists) {
     emulated::copy_begin(to, from, 16, exists);
 }
+static inline void mf_copy_word_begin(void *to, const void *from, bool exists) {
+    emulated::copy_begin(to, from, 4, exists);
+}
 static inline void mf_copy_group(void) { emulated::copy_group(); }
 template <int later> static inline void mf_copy_wait(void) { emulated::copy_wait(later); }
 
