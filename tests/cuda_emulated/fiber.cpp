@@ -25,8 +25,8 @@ struct context {
     void *stack;
 };
 
-/* What a call must leave as it was is kept on the stack that is left. A jump, for processors foresee where it goes
- * better than a return that no call belongs to. */
+/* What a call must leave as it was is kept on the stack that is left. A jump, for processors foresee where it
+ * goes better than a return that no call belongs to. */
 extern "C" void emulated_exchange(context *save, context *load);
 asm(R"(
     .text
