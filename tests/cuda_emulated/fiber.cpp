@@ -92,7 +92,7 @@ struct fiber {
 
 namespace {
 
-std::vector<fiber *> idle;
+auto &idle = *new std::vector<fiber *>; /* never deleted: stacks may be wanted until the very end */
 fiber *current;
 context caller;
 const void *caller_stack;
