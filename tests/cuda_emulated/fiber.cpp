@@ -25,8 +25,8 @@ struct context {
     void *stack;
 };
 
-/* What a call must leave as it was is kept on the stack that is left. A jump, for processors foresee where it goes
- * better than a return that no call belongs to. */
+/* What a call must leave as it was is kept on the stack that is left. A jump, for processors foresee where it
+ * goes better than a return that no call belongs to. */
 extern "C" void emulated_exchange(context *save, context *load);
 asm(R"(
     .text
@@ -92,7 +92,7 @@ struct fiber {
 
 namespace {
 
-std::vector<fiber *> idle;
+auto &idle = *new std::vector<fiber *>; /* never deleted: stacks may be wanted until the very end */
 fiber *current;
 context caller;
 const void *caller_stack;

@@ -89,7 +89,9 @@ static void *take(void *context, size_t bytes) {
 static void give_back(void *context, void *data, size_t bytes) {
     mf_cuda_place *place = context;
     (void)bytes;
-    if (data && !cudaSetDevice(place->number)) cudaFreeAsync(data, place->queue[MF_QUEUE_COMPUTE]);
+    if (!data) return;
+    cudaSetDevice(place->number);
+    if (cudaFreeAsync(data, place->queue[MF_QUEUE_COMPUTE])) cudaFree(data);
 }
 
 static void close(void *context) { put_idle(context); }

@@ -71,7 +71,10 @@ bool mf_cuda_holds(const void *data) {
 
 mf_status mf_cuda_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes) {
     MF_TRY(enter(device));
-    MF_TRY(MF_CUDA(cudaMemcpyAsync, to, from, bytes, cudaMemcpyDefault,
-                   mf_cuda_of(device)->place->queue[queue]));
-    return mf_cuda_holds(to) && mf_cuda_holds(from) ? MF_OK : mf_cuda_finish(device, queue);
+    cudaStream_t stream = mf_cuda_of(device)->place->queue[queue];
+    MF_TRY(MF_CUDA(cudaMemcpyAsync, to, from, bytes, cudaMemcpyDefault, stream));
+    if (mf_cuda_holds(to) && mf_cuda_holds(from)) return MF_OK;
+    mf_status status = mf_cuda_finish(device, queue);
+    if (status) cudaStreamSynchronize(stream); /* whatever failed, the host's side is its owner's again */
+    return status;
 }
