@@ -413,7 +413,7 @@ static mf_device *devices[DEVICES]; /* of 1, 2, ... threads */
 static int device_count = DEVICES;  /* that a problem is tried on */
 
 /* Kernels that the CPU runs thread by thread take their time: products of a score, at most. */
-enum { EMULATED_WORK = 3000000, EMULATED_HEAD = 32 };
+enum { EMULATED_WORK = 1500000, EMULATED_HEAD = 32 };
 static bool emulated(void) {
     const char *module = getenv("MESHFOLD_CUDA_MODULE");
     return strncmp(machine_name(), "cuda", 4) == 0 && module && strstr(module, "emulated");
