@@ -51,6 +51,7 @@ static const mf_device_ops mf_device_cuda = {
     .event_wait = mf_cuda_event_wait,
     .finish = mf_cuda_finish,
     .holds = mf_cuda_holds,
+    .pool_peak_bytes = mf_cuda_pool_peak_bytes,
     .pinned_take = mf_cuda_pinned_take,
     .pinned_give_back = mf_cuda_pinned_give_back,
     .reaches = mf_cuda_reaches,

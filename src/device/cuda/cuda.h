@@ -51,6 +51,7 @@ mf_status mf_cuda_source(int number, mf_memory_source *out);
 mf_cuda_place *mf_cuda_place_of(const mf_memory *memory);
 int mf_cuda_devices(void);
 int64_t mf_cuda_free_bytes(int number);
+int64_t mf_cuda_pool_peak_bytes(const mf_device *device);
 mf_status mf_cuda_pinned_take(mf_device *device, size_t bytes, void **out);
 void mf_cuda_pinned_give_back(void *data);
 bool mf_cuda_reaches(const mf_device *device, const mf_device *other);
