@@ -14,7 +14,7 @@ static mf_status cuda_open(mf_device *device) {
     const char *waits = getenv("MESHFOLD_CUDA_BLOCKING");
     device->waits_for_each = waits && strcmp(waits, "0") != 0;
     cuda->place = place;
-    MF_TRY(MF_CUDA(cudaSetDevice, place->number));
+    MF_TRY(mf_cuda_enter(device));
     return mf_cuda_gemms_create(device, &cuda->gemms);
 }
 

@@ -45,6 +45,11 @@ static inline cudaStream_t mf_cuda_stream(mf_device *device) {
 mf_status mf_cuda_check(const char *call, cudaError_t error);
 #define MF_CUDA(function, ...) mf_cuda_check(#function, function(__VA_ARGS__))
 
+/* Whatever GPU this thread was at: giving back a peer's memory leaves it at the peer's. */
+static inline mf_status mf_cuda_enter(mf_device *device) {
+    return MF_CUDA(cudaSetDevice, mf_cuda_of(device)->place->number);
+}
+
 /* memory.c */
 mf_status mf_cuda_source(int number, mf_memory_source *out);
 /* The place behind memory from mf_cuda_source; NULL: other memory. */

@@ -34,11 +34,11 @@ mf_status mf_cuda_launch_in(mf_device *device, cudaStream_t stream, const char *
                             void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                             Arguments... arguments) {
     cudaLaunchConfig_t config = {};
+    MF_TRY(mf_cuda_enter(device));
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
-    (void)device;
     return mf_cuda_check(name, cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 

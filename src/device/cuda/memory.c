@@ -138,7 +138,7 @@ mf_cuda_place *mf_cuda_place_of(const mf_memory *memory) {
 }
 
 mf_status mf_cuda_pinned_take(mf_device *device, size_t bytes, void **out) {
-    MF_TRY(MF_CUDA(cudaSetDevice, mf_cuda_of(device)->place->number));
+    MF_TRY(mf_cuda_enter(device));
     return MF_CUDA(cudaMallocHost, out, bytes);
 }
 

@@ -68,7 +68,6 @@ static mf_status launch_terms(mf_device *device, cudaStream_t stream, const sum_
 mf_status mf_cuda_sum(mf_device *device, mf_queue queue, const mf_sum_args *args) {
     mf_cuda_place *place = mf_cuda_of(device)->place;
     sum_lists lists = lists_of(args);
-    MF_TRY(MF_CUDA(cudaSetDevice, place->number));
     return args->type == MF_F32 ? launch_terms<float, 4>(device, place->queue[queue], &lists)
                                 : launch_terms<mf_bf16, 8>(device, place->queue[queue], &lists);
 }
