@@ -107,6 +107,33 @@ static void test_barriers_order_queues(void **state) {
     ASSERT_OK(launch("local", 3, runs_ahead));
 }
 
+/* Whoever is last gives back the memory of all, on their GPUs, and goes on with its own. */
+static mf_status operate_after_sharing(mf_comm *comm) {
+    mf_device *device = comm->world->device;
+    mf_memory *memory = mf_device_memory(device);
+    mf_shared shared = {0};
+    mf_buffer buffer = {0};
+    mf_status status;
+    MF_TRY(mf_shared_alloc(comm, memory, MF_STREAM, 64, "shared", &shared));
+    mf_shared_free(comm, memory, &shared);
+    MF_GO(mf_buffer_alloc(memory, MF_WORKSPACE, 64, "own", &buffer));
+    MF_GO(mf_fill(device, 16, 1, buffer.data));
+    MF_GO(mf_zero(device, buffer.data, 64));
+    MF_GO(mf_device_finish(device, MF_QUEUE_COMPUTE));
+    if (mf_device_pool_peak_bytes(device) < (int64_t)buffer.bytes)
+        status = MF_FAIL(MF_EINVAL, "a pool that held less than a buffer of its own");
+fail:
+    mf_buffer_free(memory, &buffer);
+    return status;
+}
+
+static mf_status operates_after_sharing(mf_world *world) { return with_group(world, operate_after_sharing); }
+
+static void test_ranks_return_to_their_gpus(void **state) {
+    (void)state;
+    if (has_queues()) ASSERT_OK(launch("local", 4, operates_after_sharing));
+}
+
 /* Traces are held: a transfer's span ends when it has been moved. */
 static mf_status trace_transfers(mf_comm *comm) {
     mf_trace trace = {0};
@@ -317,7 +344,8 @@ int main(void) {
         cmocka_unit_test(test_ranks_as_threads),      cmocka_unit_test(test_nccl),
         cmocka_unit_test(test_barriers_order_queues), cmocka_unit_test(test_traces),
         cmocka_unit_test(test_places_are_not_mixed),  cmocka_unit_test(test_nccl_refuses),
-        cmocka_unit_test(test_failures_reach_all),    cmocka_unit_test(test_every_call_can_fail),
+        cmocka_unit_test(test_failures_reach_all),    cmocka_unit_test(test_ranks_return_to_their_gpus),
+        cmocka_unit_test(test_every_call_can_fail),
     };
     alarm(300); /* a hang is a failure, and must end */
     return cmocka_run_group_tests(tests, NULL, NULL);

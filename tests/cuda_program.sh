@@ -65,7 +65,7 @@ has '^1 of 1 layout agrees'
 train=(train --data text --threads 1 --seq 32 --batch 1 --eval-batches 1)
 run 0 "${train[@]}" --device cuda --model config.json --mesh tsp=2 --steps 2 --out whole --save-every 1
 has '^device     cuda: ' '^wrote whole' '^rank 0 beside a dry run of it: memory and bytes equal$'
-for word in '"device": *"cuda"' '"device_name"'; do grep -q "$word" whole/summary.json || complain "summary.json: $word"; done
+for word in '"device": *"cuda"' '"device_name"' '"device_pool_peak_bytes": [1-9]'; do grep -q "$word" whole/summary.json || complain "summary.json: $word"; done
 grep -q '"device": *"cuda"' whole/resolved.json || complain resolved.json
 rm -r whole/checkpoints/*2
 run 0 train --resume whole/checkpoints --mesh tp=2 --out again

@@ -82,6 +82,9 @@ mf_status mf_event_wait(const mf_event *event);
 mf_status mf_device_finish(mf_device *device, mf_queue queue);
 /* Whether data lies in a GPU's memory, so that the host must leave it alone. */
 bool mf_device_holds(const mf_device *device, const void *data);
+/* The most that a GPU's pool has held for all ranks there since memory was last made on it: what is
+ * accounted, and what lies unused between. 0 where there is no pool. */
+int64_t mf_device_pool_peak_bytes(const mf_device *device);
 /* to: [bytes] = from: [bytes], each the device's, another device's or the host's. Where one is the host's,
  * from may be changed and to be read when it returns. */
 mf_status mf_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes);

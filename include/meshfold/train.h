@@ -98,7 +98,8 @@ typedef struct mf_rank_report {
     int rank, coords[MF_MESH_AXES];
     int64_t tokens; /* of each sequence */
     mf_memory_stats memory;
-    int64_t rss_peak_bytes; /* the whole process's */
+    int64_t rss_peak_bytes;         /* the whole process's */
+    int64_t device_pool_peak_bytes; /* see mf_device_pool_peak_bytes */
     int groups;
     struct {
         char axis[MF_AXIS_NAME];

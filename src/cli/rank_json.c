@@ -37,7 +37,11 @@ json_t *mf_rank_json(const mf_mesh_spec *mesh, const mf_rank_report *rank) {
         json_object_set_new(coords, mesh->axis[i].name, json_integer(rank->coords[i]));
     for (int i = 0; i < MF_CATEGORIES; i++)
         json_object_set_new(at_peak, mf_category_name((mf_category)i), json_integer(rank->memory.at_peak[i]));
-    return json_pack("{s:i, s:o, s:I, s:o, s:o, s:I, s:o}", "rank", rank->rank, "coords", coords, "tokens",
-                     (json_int_t)rank->tokens, "peak_bytes", json_memory(&rank->memory), "at_peak_bytes",
-                     at_peak, "rss_peak_bytes", (json_int_t)rank->rss_peak_bytes, "comm", json_comm(rank));
+    json_t *out =
+        json_pack("{s:i, s:o, s:I, s:o, s:o, s:I, s:o}", "rank", rank->rank, "coords", coords, "tokens",
+                  (json_int_t)rank->tokens, "peak_bytes", json_memory(&rank->memory), "at_peak_bytes",
+                  at_peak, "rss_peak_bytes", (json_int_t)rank->rss_peak_bytes, "comm", json_comm(rank));
+    if (rank->device_pool_peak_bytes)
+        json_object_set_new(out, "device_pool_peak_bytes", json_integer(rank->device_pool_peak_bytes));
+    return out;
 }

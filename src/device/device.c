@@ -162,6 +162,10 @@ bool mf_device_holds(const mf_device *device, const void *data) {
     return device->ops->holds && data && device->ops->holds(data);
 }
 
+int64_t mf_device_pool_peak_bytes(const mf_device *device) {
+    return device->ops->pool_peak_bytes ? device->ops->pool_peak_bytes(device) : 0;
+}
+
 mf_status mf_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes) {
     if (bytes == 0 || to == from) return MF_OK;
     if (device->ops->copy) return device->ops->copy(device, queue, to, from, bytes);

@@ -30,7 +30,7 @@ typedef struct mf_device_ops {
     void (*close)(mf_device *device);     /* accepts a state that open left unfinished */
     /* Where memory for this device comes from: number from its name ("cuda:1"), else 0. */
     mf_status (*source)(int number, mf_memory_source *out);
-    /* Queues: NULL, all twelve, where nothing is queued and the host addresses all memory. */
+    /* Queues: NULL, all thirteen, where nothing is queued and the host addresses all memory. */
     mf_status (*event_create)(mf_device *device, mf_event **out);
     void (*event_destroy)(mf_event *event);
     mf_status (*event_record)(mf_device *device, mf_queue queue, mf_event *event);
@@ -38,6 +38,7 @@ typedef struct mf_device_ops {
     mf_status (*event_wait)(const mf_event *event);
     mf_status (*finish)(mf_device *device, mf_queue queue);
     bool (*holds)(const void *data);
+    int64_t (*pool_peak_bytes)(const mf_device *device);
     mf_status (*pinned_take)(mf_device *device, size_t bytes, void **out);
     void (*pinned_give_back)(void *data);
     bool (*reaches)(const mf_device *device, const mf_device *other); /* other: of this table too */

@@ -31,6 +31,7 @@ void mf_loop_measure(mf_run_state *r, mf_rank_report *out) {
     out->tokens = mf_model_rows(r->model);
     out->memory = mf_memory_stats_get(r->memory);
     out->rss_peak_bytes = (int64_t)usage.ru_maxrss * 1024;
+    out->device_pool_peak_bytes = mf_device_pool_peak_bytes(r->device);
     out->groups = groups(r, all);
     for (int i = 0; i < out->groups; i++) {
         snprintf(out->group[i].axis, sizeof out->group[i].axis, "%s", mf_comm_axis(all[i]));

@@ -34,7 +34,7 @@ struct block {
 
 std::map<char *, block> blocks; /* by the last address that is theirs, which lies in their closed page */
 std::deque<char *> remembered;  /* of those that were given back, oldest first */
-std::map<int, size_t> held_now; /* bytes of each device */
+std::map<int, size_t> held_now, held_most; /* bytes of each device */
 char *arena, *next_free;
 block *first_open;
 std::atomic<pthread_t> executor;
@@ -222,7 +222,10 @@ void *take(kind of, int device, size_t bytes) {
 #if !MF_EMULATED_ASAN
     if (!kept.open) protect(kept, false);
 #endif
-    if (of == kind::device) held_now[device] += bytes;
+    if (of == kind::device) {
+        held_now[device] += bytes;
+        held_most[device] = std::max(held_most[device], held_now[device]);
+    }
     return kept.data;
 }
 
@@ -333,7 +336,7 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *out, const vo
     return cudaSuccess;
 }
 
-/* Of each device one, with nothing in it that could be set. */
+/* Of each device one. What is given back leaves it at once. */
 struct emulated_pool {
     uint64_t threshold;
 };
@@ -346,17 +349,30 @@ cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *out, int device) {
     return cudaSuccess;
 }
 
+/* These can be set to 0 alone, and begin anew then. */
+static bool is_peak(enum cudaMemPoolAttr attribute) {
+    return attribute == cudaMemPoolAttrReservedMemHigh || attribute == cudaMemPoolAttrUsedMemHigh;
+}
+
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *value) {
     if (injected()) return failed(cudaErrorUnknown);
-    if (attribute == cudaMemPoolAttrReleaseThreshold) memcpy(&pool->threshold, value, sizeof pool->threshold);
+    std::lock_guard<std::mutex> held(lock);
+    uint64_t given;
+    memcpy(&given, value, sizeof given);
+    if (attribute == cudaMemPoolAttrReleaseThreshold) pool->threshold = given;
+    if (!is_peak(attribute)) return cudaSuccess;
+    if (given) return failed(cudaErrorInvalidValue);
+    held_most[(int)(pool - pools)] = held_now[(int)(pool - pools)];
     return cudaSuccess;
 }
 
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *value) {
     if (injected()) return failed(cudaErrorUnknown);
     std::lock_guard<std::mutex> held(lock);
-    uint64_t found =
-        attribute == cudaMemPoolAttrReleaseThreshold ? pool->threshold : held_now[(int)(pool - pools)];
+    int device = (int)(pool - pools);
+    uint64_t found = attribute == cudaMemPoolAttrReleaseThreshold ? pool->threshold
+                     : is_peak(attribute)                         ? held_most[device]
+                                                                  : held_now[device];
     memcpy(value, &found, sizeof found);
     return cudaSuccess;
 }

@@ -217,7 +217,7 @@ mf_status attention_begin(mf_device *device, const mf_attention_args *args, bool
                           mf_buffer *workspace) {
     memset(job, 0, sizeof *job);
     MF_TRY(check_counts(args));
-    MF_TRY(MF_CUDA(cudaSetDevice, mf_cuda_of(device)->place->number));
+    MF_TRY(mf_cuda_enter(device)); /* kernels are given attributes, which are a GPU's own */
     MF_TRY(mf_buffer_alloc(device->memory, MF_WORKSPACE, (size_t)mf_cuda_attention_workspace(args, backward),
                            "attention's parts", workspace));
     char *at = (char *)workspace->data;

@@ -1,7 +1,7 @@
 /* columns.cu: sums over rows, of which each block of another kernel has made a part, brought together. */
 #include "device/cuda/rows.cuh"
 
-static __global__ void add_parts(mf_part_sums a) {
+static __global__ void __launch_bounds__(MF_WARP *MF_WARP) add_parts(mf_part_sums a) {
     __shared__ float of_thread[MF_WARP][MF_WARP];
     int64_t column = (int64_t)blockIdx.x * MF_WARP + threadIdx.x;
     for (int64_t group = blockIdx.y; group < a.groups; group += gridDim.y) {

@@ -14,7 +14,7 @@ static mf_status cuda_open(mf_device *device) {
     const char *waits = getenv("MESHFOLD_CUDA_BLOCKING");
     device->waits_for_each = waits && strcmp(waits, "0") != 0;
     cuda->place = place;
-    MF_TRY(MF_CUDA(cudaSetDevice, place->number));
+    MF_TRY(mf_cuda_enter(device));
     return mf_cuda_gemms_create(device, &cuda->gemms);
 }
 
@@ -51,6 +51,7 @@ static const mf_device_ops mf_device_cuda = {
     .event_wait = mf_cuda_event_wait,
     .finish = mf_cuda_finish,
     .holds = mf_cuda_holds,
+    .pool_peak_bytes = mf_cuda_pool_peak_bytes,
     .pinned_take = mf_cuda_pinned_take,
     .pinned_give_back = mf_cuda_pinned_give_back,
     .reaches = mf_cuda_reaches,

@@ -45,12 +45,18 @@ static inline cudaStream_t mf_cuda_stream(mf_device *device) {
 mf_status mf_cuda_check(const char *call, cudaError_t error);
 #define MF_CUDA(function, ...) mf_cuda_check(#function, function(__VA_ARGS__))
 
+/* Whatever GPU this thread was at: giving back a peer's memory leaves it at the peer's. */
+static inline mf_status mf_cuda_enter(mf_device *device) {
+    return MF_CUDA(cudaSetDevice, mf_cuda_of(device)->place->number);
+}
+
 /* memory.c */
 mf_status mf_cuda_source(int number, mf_memory_source *out);
 /* The place behind memory from mf_cuda_source; NULL: other memory. */
 mf_cuda_place *mf_cuda_place_of(const mf_memory *memory);
 int mf_cuda_devices(void);
 int64_t mf_cuda_free_bytes(int number);
+int64_t mf_cuda_pool_peak_bytes(const mf_device *device);
 mf_status mf_cuda_pinned_take(mf_device *device, size_t bytes, void **out);
 void mf_cuda_pinned_give_back(void *data);
 bool mf_cuda_reaches(const mf_device *device, const mf_device *other);

@@ -190,6 +190,7 @@ mf_status mf_cuda_gemm(mf_device *device, const mf_gemm_args *args) {
     mf_cuda_gemms *g = mf_cuda_of(device)->gemms;
     plan *p = NULL;
     const float one = 1, kept = args->accumulate ? 1 : 0;
+    MF_TRY(mf_cuda_enter(device));
     if (args->k == 0) return no_terms(device, args);
     shape s = shape_of(args);
     MF_TRY(plan_find(g, &s, &p));

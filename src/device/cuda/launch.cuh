@@ -33,6 +33,7 @@ template <typename... Parameters, typename... Arguments>
 mf_status mf_cuda_launch_in(cudaStream_t stream, const char *name, void (*kernel)(Parameters...), dim3 grid,
                             dim3 block, size_t shared_bytes, Arguments... arguments) {
     cudaLaunchConfig_t config = {};
+    MF_TRY(mf_cuda_enter(device));
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;

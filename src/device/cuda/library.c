@@ -235,6 +235,7 @@ static mf_status backward_piece(const call *c, const mf_cuda_piece *piece) {
 
 static mf_status begin(call *c) {
     const mf_attention_args *a = c->args;
+    MF_TRY(mf_cuda_enter(c->device));
     MF_TRY(library_of(c->device, &c->library));
     MF_TRY(mf_host_alloc((size_t)(2 * a->query_chunks * a->key_chunks), sizeof *c->pieces, &c->pieces));
     c->count = mf_cuda_pieces(a, c->pieces);

@@ -58,6 +58,25 @@ static mf_status keep_in_pool(int number) {
     return let_peers_in(pool, number);
 }
 
+/* What an earlier run left unused goes back, so that the peak is this run's own. */
+static mf_status restart_peak(int number) {
+    cudaMemPool_t pool = NULL;
+    uint64_t none = 0;
+    MF_TRY(MF_CUDA(cudaDeviceGetDefaultMemPool, &pool, number));
+    MF_TRY(MF_CUDA(cudaMemPoolTrimTo, pool, 0));
+    return MF_CUDA(cudaMemPoolSetAttribute, pool, cudaMemPoolAttrReservedMemHigh, &none);
+}
+
+int64_t mf_cuda_pool_peak_bytes(const mf_device *device) {
+    cudaMemPool_t pool = NULL;
+    uint64_t now = 0, most = 0;
+    bool known = !cudaDeviceGetDefaultMemPool(&pool, ((const mf_cuda *)device->state)->place->number) &&
+                 !cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &now) &&
+                 !cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemHigh, &most);
+    if (!known) cudaGetLastError();
+    return known ? mf_max((int64_t)now, (int64_t)most) : 0;
+}
+
 static mf_status place_create(int number, mf_cuda_place **out) {
     mf_status status = MF_OK;
     mf_cuda_place *place = NULL;
@@ -99,6 +118,11 @@ static void close(void *context) { put_idle(context); }
 mf_status mf_cuda_source(int number, mf_memory_source *out) {
     mf_cuda_place *place = take_idle(number);
     if (!place) MF_TRY(place_create(number, &place));
+    mf_status status = restart_peak(number);
+    if (status) {
+        put_idle(place);
+        return status;
+    }
     *out = (mf_memory_source){.take = take, .give_back = give_back, .context = place, .close = close};
     return MF_OK;
 }
@@ -116,7 +140,7 @@ mf_cuda_place *mf_cuda_place_of(const mf_memory *memory) {
 }
 
 mf_status mf_cuda_pinned_take(mf_device *device, size_t bytes, void **out) {
-    MF_TRY(MF_CUDA(cudaSetDevice, mf_cuda_of(device)->place->number));
+    MF_TRY(mf_cuda_enter(device));
     return MF_CUDA(cudaMallocHost, out, bytes);
 }
 

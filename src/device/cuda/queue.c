@@ -14,13 +14,9 @@ mf_status mf_cuda_check(const char *call, cudaError_t error) {
                    cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
-static mf_status enter(mf_device *device) {
-    return MF_CUDA(cudaSetDevice, mf_cuda_of(device)->place->number);
-}
-
 mf_status mf_cuda_event_create(mf_device *device, mf_event **out) {
     event *made = NULL;
-    MF_TRY(enter(device));
+    MF_TRY(mf_cuda_enter(device));
     MF_TRY(mf_host_alloc(1, sizeof *made, &made));
     made->base.ops = device->ops;
     mf_status status = MF_CUDA(cudaEventCreateWithFlags, &made->cuda, cudaEventDisableTiming);
@@ -39,12 +35,12 @@ void mf_cuda_event_destroy(mf_event *base) {
 }
 
 mf_status mf_cuda_event_record(mf_device *device, mf_queue queue, mf_event *base) {
-    MF_TRY(enter(device));
+    MF_TRY(mf_cuda_enter(device));
     return MF_CUDA(cudaEventRecord, ((event *)base)->cuda, mf_cuda_of(device)->place->queue[queue]);
 }
 
 mf_status mf_cuda_event_follow(mf_device *device, mf_queue queue, const mf_event *base) {
-    MF_TRY(enter(device));
+    MF_TRY(mf_cuda_enter(device));
     return MF_CUDA(cudaStreamWaitEvent, mf_cuda_of(device)->place->queue[queue], ((const event *)base)->cuda,
                    0);
 }
@@ -56,7 +52,7 @@ mf_status mf_cuda_event_wait(const mf_event *base) {
 cudaEvent_t mf_cuda_event_of(const mf_event *base) { return ((const event *)base)->cuda; }
 
 mf_status mf_cuda_finish(mf_device *device, mf_queue queue) {
-    MF_TRY(enter(device));
+    MF_TRY(mf_cuda_enter(device));
     return MF_CUDA(cudaStreamSynchronize, mf_cuda_of(device)->place->queue[queue]);
 }
 
@@ -70,7 +66,7 @@ bool mf_cuda_holds(const void *data) {
 }
 
 mf_status mf_cuda_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes) {
-    MF_TRY(enter(device));
+    MF_TRY(mf_cuda_enter(device));
     cudaStream_t stream = mf_cuda_of(device)->place->queue[queue];
     MF_TRY(MF_CUDA(cudaMemcpyAsync, to, from, bytes, cudaMemcpyDefault, stream));
     if (mf_cuda_holds(to) && mf_cuda_holds(from)) return MF_OK;

@@ -67,9 +67,8 @@ template <typename T, int V> static mf_status launch_terms(cudaStream_t stream, 
 mf_status mf_cuda_sum(mf_device *device, mf_queue queue, const mf_sum_args *args) {
     mf_cuda_place *place = mf_cuda_of(device)->place;
     sum_lists lists = lists_of(args);
-    MF_TRY(MF_CUDA(cudaSetDevice, place->number));
-    return args->type == MF_F32 ? launch_terms<float, 4>(place->queue[queue], &lists)
-                                : launch_terms<mf_bf16, 8>(place->queue[queue], &lists);
+    return args->type == MF_F32 ? launch_terms<float, 4>(device, place->queue[queue], &lists)
+                                : launch_terms<mf_bf16, 8>(device, place->queue[queue], &lists);
 }
 
 /* Totals. */

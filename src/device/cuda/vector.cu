@@ -147,6 +147,7 @@ mf_status mf_cuda_fill(mf_device *device, int64_t count, float value, float *out
 }
 
 mf_status mf_cuda_zero(mf_device *device, void *data, size_t bytes) {
+    MF_TRY(mf_cuda_enter(device));
     return MF_CUDA(cudaMemsetAsync, data, 0, bytes, mf_cuda_stream(device));
 }
 
@@ -173,6 +174,7 @@ static mf_status ask_for_copy(mf_device *device, int64_t rows, size_t bytes, voi
 
 mf_status mf_cuda_copy_rows(mf_device *device, int64_t rows, size_t bytes, void *out, size_t out_ld,
                             const void *in, size_t in_ld) {
+    MF_TRY(mf_cuda_enter(device));
     MF_TRY(ask_for_copy(device, rows, bytes, out, out_ld, in, in_ld));
     return mf_cuda_holds(out) && mf_cuda_holds(in) ? MF_OK : mf_cuda_finish(device, MF_QUEUE_COMPUTE);
 }
