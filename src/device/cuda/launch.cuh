@@ -28,10 +28,11 @@ static inline dim3 mf_cuda_grid(int64_t n) {
     return dim3((unsigned)mf_max(1, mf_min(mf_ceil_div(n, MF_BLOCK), MF_GRID_MOST)));
 }
 
-/* In `stream`, of the GPU that the calling thread is on. name: for errors. */
+/* In `stream`, of the device's GPU. name: for errors. */
 template <typename... Parameters, typename... Arguments>
-mf_status mf_cuda_launch_in(cudaStream_t stream, const char *name, void (*kernel)(Parameters...), dim3 grid,
-                            dim3 block, size_t shared_bytes, Arguments... arguments) {
+mf_status mf_cuda_launch_in(mf_device *device, cudaStream_t stream, const char *name,
+                            void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                            Arguments... arguments) {
     cudaLaunchConfig_t config = {};
     MF_TRY(mf_cuda_enter(device));
     config.gridDim = grid;
@@ -44,7 +45,8 @@ mf_status mf_cuda_launch_in(cudaStream_t stream, const char *name, void (*kernel
 template <typename... Parameters, typename... Arguments>
 mf_status mf_cuda_launch(mf_device *device, const char *name, void (*kernel)(Parameters...), dim3 grid,
                          dim3 block, size_t shared_bytes, Arguments... arguments) {
-    return mf_cuda_launch_in(mf_cuda_stream(device), name, kernel, grid, block, shared_bytes, arguments...);
+    return mf_cuda_launch_in(device, mf_cuda_stream(device), name, kernel, grid, block, shared_bytes,
+                             arguments...);
 }
 
 #endif

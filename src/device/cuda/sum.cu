@@ -59,9 +59,10 @@ static sum_lists lists_of(const mf_sum_args *args) {
     return lists;
 }
 
-template <typename T, int V> static mf_status launch_terms(cudaStream_t stream, const sum_lists *lists) {
-    return mf_cuda_launch_in(stream, "sum_terms", sum_terms<T, V>, mf_cuda_grid(mf_ceil_div(lists->n, V)),
-                             MF_BLOCK, 0, *lists);
+template <typename T, int V>
+static mf_status launch_terms(mf_device *device, cudaStream_t stream, const sum_lists *lists) {
+    return mf_cuda_launch_in(device, stream, "sum_terms", sum_terms<T, V>,
+                             mf_cuda_grid(mf_ceil_div(lists->n, V)), MF_BLOCK, 0, *lists);
 }
 
 mf_status mf_cuda_sum(mf_device *device, mf_queue queue, const mf_sum_args *args) {
