@@ -199,9 +199,7 @@ void lay_out_shared() {
     memset(begin, unwritten, kernel->shared_bytes);
     memset(end, untouched, (size_t)(shared_end - end));
 #if MF_EMULATED_ASAN
-    __asan_poison_memory_region(end, (size_t)(shared_end - end));
-#else
-    (void)0;
+    __asan_poison_memory_region(end, (size_t)(shared_end - end) + guard_bytes);
 #endif
     spoil_static_shared();
 }
