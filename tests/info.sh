@@ -51,7 +51,7 @@ expect 0 '^  memory +[0-9.]+ GiB, [0-9.]+ GiB available' info
 expect 0 '^  libraries +.*oneDNN.*jansson [0-9.]+, hwloc [0-9.]+' info
 expect 0 '^  ranks +6 with 1 thread each' info --mesh tsp=6 --threads 1
 expect 0 '^warning: 1024 ranks x 4096 threads on [0-9]+ cores' info --mesh tsp=1024 --threads 4096
-expect 0 '^  for GPUs +(not built in|CUDA [0-9.]+, .*cuBLASLt [0-9.]+)' info
+expect 0 '^  for GPUs +(no CUDA|CUDA [0-9.]+, .*cuBLASLt [0-9.]+)' info
 expect 0 '^  (GPUs +none: .|cuda:0 +.* multiprocessors, [0-9.]+ GiB)' info
 MESHFOLD_CUDA_MODULE=$folder/none.so expect 0 '^  GPUs +none: no CUDA: .*/none.so: cannot open' info
 

@@ -91,7 +91,7 @@ static void print_build(void) {
     const char *mpi = mf_mpi_description();
     printf("  MPI         %s\n", *mpi ? mpi : "not built in");
     const char *cuda = mf_cuda_description();
-    printf("  for GPUs    %s\n", *cuda ? cuda : "not built in");
+    printf("  for GPUs    %s\n", *cuda ? cuda : "no CUDA");
 }
 
 static void print_machine(const mf_machine *m) {

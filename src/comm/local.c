@@ -6,59 +6,22 @@
  * complete all take part to the end. So nobody reads memory of a rank that has already returned. Where memory
  * is a device's the same is done to its queues, by the points in local_points.h: a member's queue begins its
  * part behind what its peers asked for before, and what is asked of the peers' behind is done after it. */
-#include "comm/local_meeting.h"
-#include "comm/local_points.h"
+#include "comm/local_group.h"
 
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct lane {
-    mf_meeting meeting;
-    atomic_uint_least64_t *sequence; /* [size] the last operation each member came to, for errors */
-    /* [2, size], for odd and even operations: a fast member posts the next while a slow one still looks at a
-     * barrier */
-    mf_header *headers;
-    mf_post *posts;
-} lane;
-
-typedef struct signals {
-    _Alignas(64) atomic_uint_least64_t value[MF_SIGNALS];
-} signals;
-
-/* One group, shared by its members. */
-typedef struct group {
-    struct group *next;
-    char *axis;
-    int size, left;
-    int *ranks;   /* [size] */
-    bool *joined; /* [size] */
-    lane lanes[MF_LANES];
-    mf_gate signal_gate;
-    signals *signals;  /* [size] */
-    mf_points *points; /* [size] */
-} group;
-
 /* All ranks of a launch. */
 typedef struct party {
     mf_failure failure;
     pthread_mutex_t lock; /* guards groups; taken before a gate's lock, never after */
-    group *groups;
+    mf_local_group *groups;
     bool spin;
 } party;
 
-typedef struct shared_set {
-    atomic_int holders;
-    struct {
-        void *data;
-        size_t bytes;
-        mf_memory_source source;
-        mf_event *left; /* what its owner asked for has come to an end; NULL: nothing is queued */
-    } part[];           /* [size] */
-} shared_set;
-
 typedef struct absence {
-    const lane *lane;
+    const mf_local_lane *lane;
     uint64_t sequence;
 } absence;
 
@@ -67,17 +30,15 @@ static bool absent(const void *context, int member) {
     return atomic_load(&a->lane->sequence[member]) < a->sequence;
 }
 
-static mf_status meet_first(mf_comm *comm, lane *l, const mf_header *header) {
+static mf_status meet_first(mf_comm *comm, mf_local_lane *l, const mf_header *header) {
     atomic_store(&l->sequence[comm->rank], header->sequence);
     mf_status status = mf_meeting_enter(&l->meeting, comm->world, comm->size);
     if (status == MF_ECOMM) return mf_world_fail(comm->world);
     return status ? mf_late(comm, header, absent, &(absence){l, header->sequence}) : MF_OK;
 }
 
-/* Posts, meets, compares. *peers: all members' posts, valid until mf_meeting_complete. Unless *met the others
- * are not there. */
-static mf_status exchange(mf_comm *comm, lane *l, const mf_header *header, const mf_post *own,
-                          const mf_post **peers, bool *met) {
+mf_status mf_local_exchange(mf_comm *comm, mf_local_lane *l, const mf_header *header, const mf_post *own,
+                            const mf_post **peers, bool *met) {
     size_t row = (header->sequence & 1) * (size_t)comm->size;
     l->headers[row + (size_t)comm->rank] = *header;
     l->posts[row + (size_t)comm->rank] = *own;
@@ -90,7 +51,7 @@ static mf_status exchange(mf_comm *comm, lane *l, const mf_header *header, const
 
 /* This member's part; where that is queued, behind what its peers were asked for before. */
 static mf_status move(mf_comm *comm, int lane_index, const mf_transfer *t, const mf_post *peers) {
-    group *g = comm->state;
+    mf_local_group *g = comm->state;
     if (!t->queued) return mf_local_move(comm, lane_index, t, peers);
     MF_TRY(mf_points_follow_ready(comm, lane_index, &t->header, peers));
     mf_status moved = mf_local_move(comm, lane_index, t, peers);
@@ -104,13 +65,13 @@ static mf_post post_of(const mf_transfer *t) {
 }
 
 static mf_status local_transfer(mf_comm *comm, int lane_index, const mf_transfer *t) {
-    group *g = comm->state;
-    lane *l = &g->lanes[lane_index];
+    mf_local_group *g = comm->state;
+    mf_local_lane *l = &g->lanes[lane_index];
     const mf_post *peers;
     bool met;
     mf_post own = post_of(t);
     MF_TRY(mf_points_ready(&g->points[comm->rank], t, &own.ready));
-    mf_status status = exchange(comm, l, &t->header, &own, &peers, &met);
+    mf_status status = mf_local_exchange(comm, l, &t->header, &own, &peers, &met);
     if (!met) return status;
     /* Nothing of a barrier is read after the first meeting; an error of all means that some other operation
      * was posted. */
@@ -123,13 +84,13 @@ static mf_status local_transfer(mf_comm *comm, int lane_index, const mf_transfer
 }
 
 static mf_status local_meet(mf_comm *comm, int lane_index, const mf_transfer *t, bool *device) {
-    group *g = comm->state;
-    lane *l = &g->lanes[lane_index];
+    mf_local_group *g = comm->state;
+    mf_local_lane *l = &g->lanes[lane_index];
     const mf_header *headers = l->headers + (t->header.sequence & 1) * (size_t)comm->size;
     const mf_post *peers;
     bool met;
     mf_post own = post_of(t);
-    mf_status status = exchange(comm, l, &t->header, &own, &peers, &met);
+    mf_status status = mf_local_exchange(comm, l, &t->header, &own, &peers, &met);
     if (!met) return status;
     if (!status) status = mf_local_agree(comm, &t->header, peers);
     for (int r = 0; r < comm->size; r++) *device |= headers[r].place == MF_PLACE_DEVICE;
@@ -137,86 +98,8 @@ static mf_status local_meet(mf_comm *comm, int lane_index, const mf_transfer *t,
     return status;
 }
 
-static mf_status take(const mf_memory_source *source, size_t bytes, void **out) {
-    *out = NULL;
-    if (!bytes) return MF_OK;
-    *out = source->take(source->context, bytes);
-    return *out ? MF_OK : MF_FAIL(MF_ENOMEM, "no memory for %zu shared bytes", bytes);
-}
-
-/* Member 0 makes the set, all put their memory into it; whoever frees last gives all of it back. A rank that
- * fails may free its part while peers still read it: the content then stays until they are done. */
-static mf_status shared_exchange(mf_comm *comm, const mf_header *header, shared_set *set, void *own,
-                                 const mf_memory_source *source, mf_event *left, mf_shared *out) {
-    group *g = comm->state;
-    lane *l = &g->lanes[MF_LANE_MAIN];
-    const mf_post *peers;
-    bool met;
-    mf_post post = {.shared = set, .recv = own};
-    MF_TRY(mf_points_ready(&g->points[comm->rank], &(mf_transfer){.header = *header, .queued = true},
-                           &post.ready));
-    mf_status status = exchange(comm, l, header, &post, &peers, &met);
-    if (!met) return status;
-    if (!status) status = mf_points_follow_ready(comm, MF_LANE_MAIN, header, peers);
-    if (!status) {
-        shared_set *common = peers[0].shared;
-        common->part[comm->rank].data = own;
-        common->part[comm->rank].bytes = out->bytes;
-        common->part[comm->rank].source = *source;
-        common->part[comm->rank].left = left;
-        for (int r = 0; r < comm->size; r++) out->peer[r] = peers[r].recv;
-        out->own = own;
-        out->handle = common;
-    }
-    mf_meeting_complete(&l->meeting, comm->size);
-    return status;
-}
-
-static mf_status local_shared_alloc(mf_comm *comm, const mf_header *header, mf_status ready,
-                                    const mf_memory_source *source, mf_shared *out) {
-    mf_status status = ready;
-    shared_set *set = NULL;
-    void *own = NULL;
-    mf_event *left = NULL;
-    if (status) return status;
-    MF_TRY(take(source, out->bytes, &own));
-    if (comm->rank == 0) {
-        MF_GO(mf_host_alloc(1, sizeof *set + (size_t)comm->size * sizeof set->part[0], &set));
-        atomic_init(&set->holders, comm->size);
-    }
-    if (comm->world->device) MF_GO(mf_event_create(comm->world->device, &left));
-    MF_GO(shared_exchange(comm, header, set, own, source, left, out));
-    return MF_OK;
-fail:
-    mf_event_destroy(left);
-    mf_host_free(set);
-    source->give_back(source->context, own, out->bytes);
-    return status;
-}
-
-/* A device's queue may still read what others share: from here on that can be waited for. */
-static void leave_set(const mf_comm *comm, const shared_set *set) {
-    mf_event *left = set->part[comm->rank].left;
-    mf_device *device = comm->world->device;
-    if (left && mf_event_record(device, MF_QUEUE_COMPUTE, left)) mf_device_finish(device, MF_QUEUE_COMPUTE);
-}
-
-static void local_shared_free(mf_comm *comm, mf_shared *shared) {
-    shared_set *set = shared->handle;
-    leave_set(comm, set);
-    if (atomic_fetch_sub(&set->holders, 1) > 1) return;
-    for (int r = 0; r < comm->size; r++)
-        if (set->part[r].left) mf_event_wait(set->part[r].left);
-    for (int r = 0; r < comm->size; r++) {
-        const mf_memory_source *source = &set->part[r].source;
-        source->give_back(source->context, set->part[r].data, set->part[r].bytes);
-        mf_event_destroy(set->part[r].left);
-    }
-    mf_host_free(set);
-}
-
 static mf_status local_signal(mf_comm *comm, int slot, uint64_t value) {
-    group *g = comm->state;
+    mf_local_group *g = comm->state;
     atomic_uint_least64_t *word = &g->signals[comm->rank].value[slot];
     if (value < atomic_load(word))
         return MF_FAIL(MF_EINVAL, "axis %s: signal %d falls from %llu to %llu", comm->axis, slot,
@@ -228,7 +111,7 @@ static mf_status local_signal(mf_comm *comm, int slot, uint64_t value) {
 }
 
 static mf_status local_await(mf_comm *comm, int peer, int slot, uint64_t value) {
-    group *g = comm->state;
+    mf_local_group *g = comm->state;
     const atomic_uint_least64_t *word = &g->signals[peer].value[slot];
     mf_status status = mf_gate_wait(&g->signal_gate, comm->world, word, value);
     if (status == MF_ECOMM) return mf_world_fail(comm->world);
@@ -236,7 +119,7 @@ static mf_status local_await(mf_comm *comm, int peer, int slot, uint64_t value) 
     return mf_points_await(&g->points[comm->rank], &g->points[peer], slot, value);
 }
 
-static mf_status lane_init(lane *l, int size) {
+static mf_status lane_init(mf_local_lane *l, int size) {
     size_t n = (size_t)size;
     MF_TRY(mf_host_alloc(n, sizeof *l->sequence, &l->sequence));
     MF_TRY(mf_host_alloc(2 * n, sizeof *l->headers, &l->headers));
@@ -244,10 +127,10 @@ static mf_status lane_init(lane *l, int size) {
     return MF_OK;
 }
 
-static void group_destroy(group *g) {
+static void group_destroy(mf_local_group *g) {
     if (!g) return;
     for (int i = 0; i < MF_LANES; i++) {
-        lane *l = &g->lanes[i];
+        mf_local_lane *l = &g->lanes[i];
         mf_gate_destroy(&l->meeting.gate);
         mf_host_free(l->posts);
         mf_host_free(l->headers);
@@ -263,7 +146,7 @@ static void group_destroy(group *g) {
     mf_host_free(g);
 }
 
-static mf_status group_gates(group *g, bool spin) {
+static mf_status group_gates(mf_local_group *g, bool spin) {
     mf_gate *gates[] = {&g->signal_gate, &g->lanes[MF_LANE_MAIN].meeting.gate,
                         &g->lanes[MF_LANE_REQUESTS].meeting.gate};
     for (int i = 0; i < 3; i++) {
@@ -275,11 +158,10 @@ static mf_status group_gates(group *g, bool spin) {
     return MF_OK;
 }
 
-static mf_status group_create(const mf_comm *comm, bool spin, group **out) {
+static mf_status group_create(const mf_comm *comm, bool spin, mf_local_group **out) {
     mf_status status;
-    group *g = NULL;
+    mf_local_group *g = NULL;
     size_t n = (size_t)comm->size;
-    void *values = NULL;
     MF_TRY(mf_host_alloc(1, sizeof *g, &g));
     if ((status = group_gates(g, spin))) {
         mf_host_free(g);
@@ -292,9 +174,9 @@ static mf_status group_create(const mf_comm *comm, bool spin, group **out) {
     MF_GO(mf_host_alloc(n, sizeof *g->joined, &g->joined));
     for (int i = 0; i < MF_LANES; i++) MF_GO(lane_init(&g->lanes[i], comm->size));
     MF_GO(mf_host_alloc(n, sizeof *g->points, &g->points));
-    MF_GO(take(&mf_memory_heap, n * sizeof *g->signals, &values));
-    g->signals = values;
-    memset(values, 0, n * sizeof *g->signals);
+    g->signals = mf_memory_heap.take(NULL, n * sizeof *g->signals);
+    if (!g->signals) MF_GO(MF_FAIL(MF_ENOMEM, "no memory for the signals of axis %s", comm->axis));
+    memset(g->signals, 0, n * sizeof *g->signals);
     *out = g;
     return MF_OK;
 fail:
@@ -304,13 +186,13 @@ fail:
 
 /* The n-th group that a rank makes of a list and axis is the n-th of every member: the first it is not yet
  * in. */
-static bool group_awaits(const group *g, const mf_comm *comm) {
+static bool group_awaits(const mf_local_group *g, const mf_comm *comm) {
     return g->size == comm->size && !g->joined[comm->rank] && strcmp(g->axis, comm->axis) == 0 &&
            memcmp(g->ranks, comm->ranks, (size_t)g->size * sizeof *g->ranks) == 0;
 }
 
 /* Members copy and add up in each other's memory. */
-static mf_status check_reach(const mf_comm *comm, const group *g) {
+static mf_status check_reach(const mf_comm *comm, const mf_local_group *g) {
     const mf_device *own = comm->world->device;
     for (int r = 0; own && !comm->world->nccl && r < g->size; r++) {
         const mf_device *peer = g->points[r].device;
@@ -324,7 +206,7 @@ static mf_status check_reach(const mf_comm *comm, const group *g) {
 }
 
 static mf_status join_locked(party *p, mf_comm *comm) {
-    group **link = &p->groups;
+    mf_local_group **link = &p->groups;
     while (*link && !group_awaits(*link, comm)) link = &(*link)->next;
     if (!*link) MF_TRY(group_create(comm, p->spin, link));
     (*link)->joined[comm->rank] = true;
@@ -344,12 +226,12 @@ static mf_status local_open(mf_comm *comm) {
 
 static void local_close(mf_comm *comm) {
     party *p = comm->world->state;
-    group *g = comm->state;
+    mf_local_group *g = comm->state;
     if (!g) return;
     pthread_mutex_lock(&p->lock);
     bool last = ++g->left == g->size;
     g->points[comm->rank].gone = true;
-    group **link = &p->groups;
+    mf_local_group **link = &p->groups;
     while (last && *link != g) link = &(*link)->next;
     if (last) *link = g->next;
     pthread_mutex_unlock(&p->lock);
@@ -359,7 +241,7 @@ static void local_close(mf_comm *comm) {
 static void local_wake(mf_world *world) {
     party *p = world->state;
     pthread_mutex_lock(&p->lock);
-    for (group *g = p->groups; g; g = g->next) {
+    for (mf_local_group *g = p->groups; g; g = g->next) {
         mf_gate_wake(&g->signal_gate);
         for (int i = 0; i < MF_LANES; i++) mf_gate_wake(&g->lanes[i].meeting.gate);
     }
@@ -399,7 +281,7 @@ static mf_status party_init(party *p, int ranks) {
 /* Groups that not every member left (some never came to join) end here. */
 static void party_destroy(party *p) {
     while (p->groups) {
-        group *g = p->groups;
+        mf_local_group *g = p->groups;
         p->groups = g->next;
         group_destroy(g);
     }
@@ -459,8 +341,8 @@ const mf_engine mf_engine_local = {
     .close = local_close,
     .transfer = local_transfer,
     .meet = local_meet,
-    .shared_alloc = local_shared_alloc,
-    .shared_free = local_shared_free,
+    .shared_alloc = mf_local_shared_alloc,
+    .shared_free = mf_local_shared_free,
     .signal = local_signal,
     .await = local_await,
 };
