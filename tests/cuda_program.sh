@@ -130,7 +130,11 @@ run 2 "${train[@]}" --model config.json --steps 1 --device gpu
 has 'error: --device gpu: is none of auto, cpu, cuda'
 MESHFOLD_EMULATED_BYTES=1000000 run 1 "${train[@]}" --model config.json --steps 1 --device cuda
 has 'error: rank 0: no memory for .*: [0-9]+ bytes of [a-z]+; [0-9]+ bytes held' \
-    '^what fits: meshfold plan --device cuda --cluster clusters/h200.json --model config.json .* --mesh single .*--longest$'
+    '^what fits here: not even 1024 tokens a sequence, the rest as it is, in the 976.6 KiB that a rank finds free$' \
+    '^what fits elsewhere: meshfold plan --device cuda --cluster clusters/h200.json --model config.json .* --mesh single .*--longest$'
+for _ in $(seq 10); do cat text; done >longer
+MESHFOLD_EMULATED_BYTES=80000000 run 1 train --data longer --seq 8192 --model config.json --threads 1 --device cuda
+has '^what fits here: [1-9][0-9]* tokens a sequence, the rest as it is, in the 76.3 MiB that a rank finds free$'
 MESHFOLD_CUDA_MODULE=$folder/none.so run 2 "${train[@]}" --model config.json --steps 1 --device cuda
 has 'error: --device cuda: no CUDA: '
 MESHFOLD_CUDA_MODULE=libm.so.6 run 2 "${train[@]}" --model config.json --steps 1 --device cuda

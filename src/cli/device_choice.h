@@ -1,6 +1,4 @@
-/* device_choice.h: which device --device means on this machine, and what to do where its memory is not
- * enough.
- */
+/* device_choice.h: which device --device means on this machine. */
 #ifndef MF_CLI_DEVICE_CHOICE_H
 #define MF_CLI_DEVICE_CHOICE_H
 
@@ -17,16 +15,5 @@ mf_status mf_device_choose_dry(const char *flag, const char **device);
 /* What this machine calls it: of a CPU the processor. */
 enum { MF_DEVICE_WORDS = MF_CUDA_WORDS };
 void mf_device_words(const char *device, char out[MF_DEVICE_WORDS]);
-
-/* What ran out of memory. */
-typedef struct mf_shortage {
-    const mf_run_settings *settings;
-    const char *mesh;
-    const mf_model_options *model;
-    int64_t seq;    /* 0: the model's clips say */
-    bool inference; /* forward alone */
-} mf_shortage;
-/* Where a run on a GPU ended with MF_ENOMEM: says to stderr which command finds what fits. */
-void mf_shortage_report(const mf_shortage *shortage, mf_status status);
 
 #endif

@@ -1,6 +1,7 @@
 /* eval.c: `meshfold eval`: a model's loss and perplexity on a text. */
 #include "cli/commands.h"
 #include "cli/device_choice.h"
+#include "cli/shortage.h"
 #include "cli/rank_json.h"
 #include "cli/run_settings.h"
 #include "cli/text.h"
@@ -156,12 +157,17 @@ static mf_status run(command *c) {
 }
 
 static void report_shortage(const command *c, mf_status status) {
-    mf_shortage_report(&(mf_shortage){.settings = &c->s.run,
-                                      .mesh = c->s.mesh,
-                                      .model = &c->options.model,
-                                      .seq = c->s.seq,
-                                      .inference = true},
-                       status);
+    const mf_evaluate_options *o = &c->options;
+    mf_shortage shortage = {.settings = &c->s.run,
+                            .mesh = c->s.mesh,
+                            .options = {.model = o->model,
+                                        .mesh = o->mesh,
+                                        .layout = o->layout,
+                                        .threads = o->threads,
+                                        .device = o->device,
+                                        .steps = 1}};
+    shortage.options.model.forward_only = true;
+    mf_shortage_report(&shortage, status);
 }
 
 int mf_command_eval(int argc, char **argv) {

@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/device_choice.h"
 #include "cli/predict.h"
+#include "cli/shortage.h"
 #include "cli/resume.h"
 #include "cli/run_folder.h"
 #include "cli/run_settings.h"
@@ -308,11 +309,16 @@ static void free_all(command *c) {
 }
 
 static void report_shortage(const command *c, mf_status status) {
-    bool video = c->options.model.config.family == MF_STDIT;
+    const mf_train_options *o = &c->options;
     mf_shortage_report(&(mf_shortage){.settings = &c->s.run,
                                       .mesh = c->s.mesh,
-                                      .model = &c->options.model,
-                                      .seq = video ? 0 : c->s.seq},
+                                      .options = {.model = o->model,
+                                                  .mesh = o->mesh,
+                                                  .layout = o->layout,
+                                                  .threads = o->threads,
+                                                  .device = o->device,
+                                                  .accumulate = o->accumulate,
+                                                  .steps = 1}},
                        status);
 }
 

@@ -12,9 +12,18 @@ int mf_cuda_devices(void) {
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+/* The pool's own unused blocks are free, too. */
+static cudaError_t give_back_unused(int number) {
+    cudaMemPool_t pool = NULL;
+    cudaError_t error = cudaSetDevice(number);
+    if (!error) error = cudaDeviceSynchronize();
+    if (!error) error = cudaDeviceGetDefaultMemPool(&pool, number);
+    return error ? error : cudaMemPoolTrimTo(pool, 0);
+}
+
 int64_t mf_cuda_free_bytes(int number) {
     size_t unused = 0, all = 0;
-    bool known = cudaSetDevice(number) == cudaSuccess && cudaMemGetInfo(&unused, &all) == cudaSuccess;
+    bool known = !give_back_unused(number) && !cudaMemGetInfo(&unused, &all);
     if (!known) cudaGetLastError();
     return known ? (int64_t)unused : 0;
 }
