@@ -27,11 +27,11 @@ complain() {
     failures=$((failures + 1))
 }
 
-# each_call WORD...: until three runs in a row end as though nothing had failed. Without a failure it must run.
+# each_call WORD...: until ten runs in a row end as though nothing had failed. Without a failure it must run.
 each_call() {
     local passed=0 n=1 code
     "$meshfold" "$@" >output 2>&1 || { complain 0 "does not run" "$@" && return; }
-    while [ $passed -lt 3 ]; do
+    while [ $passed -lt 10 ]; do
         code=0
         MESHFOLD_EMULATED_FAIL=$n timeout -k 5 60 "$meshfold" "$@" >output 2>&1 || code=$?
         case $code in
@@ -44,7 +44,7 @@ each_call() {
         esac
         runs=$((runs + 1)) n=$((n + stride))
     done
-    echo "$((n - 3 * stride)) calls: meshfold $*"
+    echo "$((n - 10 * stride)) calls: meshfold $*"
 }
 
 train=(train --model config.json --data text --threads 1 --seq 12 --batch 1 --eval-batches 1 --steps 1)

@@ -56,20 +56,32 @@ mf_status mf_cuda_finish(mf_device *device, mf_queue queue) {
     return MF_CUDA(cudaStreamSynchronize, mf_cuda_of(device)->place->queue[queue]);
 }
 
+static cudaError_t look_up(const void *data, bool *on_gpu) {
+    struct cudaPointerAttributes attributes = {0};
+    cudaError_t error = cudaPointerGetAttributes(&attributes, data);
+    if (error) cudaGetLastError();
+    *on_gpu = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+    return error;
+}
+
+/* What can't be looked up is taken for a GPU's, which the host must not touch: CUDA's next call will say what
+ * is wrong. */
 bool mf_cuda_holds(const void *data) {
-    struct cudaPointerAttributes attributes;
-    if (cudaPointerGetAttributes(&attributes, data)) {
-        cudaGetLastError();
-        return false;
-    }
-    return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+    bool on_gpu = false;
+    return look_up(data, &on_gpu) || on_gpu;
+}
+
+/* The same doubt here means that it has to be waited for. */
+static bool surely_holds(const void *data) {
+    bool on_gpu = false;
+    return !look_up(data, &on_gpu) && on_gpu;
 }
 
 mf_status mf_cuda_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes) {
     MF_TRY(mf_cuda_enter(device));
     cudaStream_t stream = mf_cuda_of(device)->place->queue[queue];
     MF_TRY(MF_CUDA(cudaMemcpyAsync, to, from, bytes, cudaMemcpyDefault, stream));
-    if (mf_cuda_holds(to) && mf_cuda_holds(from)) return MF_OK;
+    if (surely_holds(to) && surely_holds(from)) return MF_OK;
     mf_status status = mf_cuda_finish(device, queue);
     if (status) cudaStreamSynchronize(stream); /* whatever failed, the host's side is its owner's again */
     return status;
