@@ -1,9 +1,9 @@
 /* eval.c: `meshfold eval`: a model's loss and perplexity on a text. */
 #include "cli/commands.h"
 #include "cli/device_choice.h"
-#include "cli/shortage.h"
 #include "cli/rank_json.h"
 #include "cli/run_settings.h"
+#include "cli/shortage.h"
 #include "cli/text.h"
 #include "meshfold/io.h"
 #include "meshfold/train.h"
@@ -158,16 +158,13 @@ static mf_status run(command *c) {
 
 static void report_shortage(const command *c, mf_status status) {
     const mf_evaluate_options *o = &c->options;
-    mf_shortage shortage = {.settings = &c->s.run,
-                            .mesh = c->s.mesh,
-                            .options = {.model = o->model,
-                                        .mesh = o->mesh,
-                                        .layout = o->layout,
-                                        .threads = o->threads,
-                                        .device = o->device,
-                                        .steps = 1}};
-    shortage.options.model.forward_only = true;
-    mf_shortage_report(&shortage, status);
+    mf_shortage_report(&(mf_shortage){.settings = &c->s.run,
+                                      .mesh = c->s.mesh,
+                                      .model = &o->model,
+                                      .spec = &o->mesh,
+                                      .layout = &o->layout,
+                                      .inference = true},
+                       status);
 }
 
 int mf_command_eval(int argc, char **argv) {

@@ -10,7 +10,7 @@
 #include <string.h>
 
 static void say_shape(const mf_shortage *s) {
-    const mf_model_options *m = &s->options.model;
+    const mf_model_options *m = s->model;
     const mf_clip_grid *g = &m->grid;
     if (m->config.family != MF_STDIT)
         fprintf(stderr, " --seq %lld", (long long)m->tokens);
@@ -48,10 +48,22 @@ static const char *cluster_of(const char *device) {
 /* Ranks take turns with the GPUs, unless one is named. */
 static double memory_of_rank(const mf_shortage *s) {
     const char *device = s->settings->device, *colon = strchr(device, ':');
-    int ranks = mf_run_settings_one_of(s->settings) ? 1 : mf_mesh_ranks(&s->options.mesh);
+    int ranks = mf_run_settings_one_of(s->settings) ? 1 : mf_mesh_ranks(s->spec);
     int gpus = colon ? 1 : mf_cuda_count();
     if (gpus == 0) return 0;
     return (double)mf_cuda_memory_bytes(colon ? atoi(colon + 1) : 0) / (double)mf_ceil_div(ranks, gpus);
+}
+
+static mf_measure_options options_of(const mf_shortage *s) {
+    mf_measure_options o = {.model = *s->model,
+                            .mesh = *s->spec,
+                            .layout = *s->layout,
+                            .threads = 1,
+                            .device = s->settings->device,
+                            .accumulate = s->accumulate,
+                            .steps = 1};
+    o.model.forward_only = s->inference;
+    return o;
 }
 
 /* Times are of no interest: any rates will do. */
@@ -61,13 +73,12 @@ static void say_longest(const mf_shortage *s) {
                             .flops = {1, 1},
                             .levels = 1,
                             .level = {{.bytes_per_s = 1}}};
-    const mf_clip_grid *grid = &s->options.model.grid;
+    const mf_measure_options options = options_of(s);
     mf_longest longest;
     char memory[32];
-    if (gpu.memory_bytes <= 0 || mf_plan_longest(&gpu, &s->options, !s->settings->no_borrow, &longest))
-        return;
-    bool none = longest.tokens == 0, clip = s->options.model.config.family == MF_STDIT;
-    int64_t tokens = none ? longest.step : longest.tokens, each = clip ? mf_clip_places(grid) : 1;
+    if (gpu.memory_bytes <= 0 || mf_plan_longest(&gpu, &options, !s->settings->no_borrow, &longest)) return;
+    bool none = longest.tokens == 0, clip = s->model->config.family == MF_STDIT;
+    int64_t tokens = none ? longest.step : longest.tokens, each = clip ? mf_clip_places(&s->model->grid) : 1;
     fprintf(stderr, "what fits here: %s%lld %s, the rest as it is, in the %s that a rank finds free\n",
             none ? "not even " : "", (long long)(tokens / each), clip ? "frames" : "tokens a sequence",
             mf_bytes_text(gpu.memory_bytes, memory));
@@ -83,12 +94,12 @@ static void say_command(const mf_shortage *s) {
     say_shape(s);
     fprintf(stderr, " --mesh %s", s->mesh);
     say_layout(run);
-    fprintf(stderr, "%s%s --longest\n", s->options.model.forward_only ? " --forward" : "",
-            run->no_borrow ? "" : " --borrow");
+    fprintf(stderr, "%s%s --longest\n", s->inference ? " --forward" : "", run->no_borrow ? "" : " --borrow");
 }
 
 void mf_shortage_report(const mf_shortage *s, mf_status status) {
-    if (status != MF_ENOMEM || !mf_device_is_gpu(s->settings->device)) return;
-    say_longest(s);
+    const mf_run_settings *run = s->settings;
+    if (status != MF_ENOMEM || !run->launched || !mf_device_is_gpu(run->device)) return;
+    if (!mf_run_settings_mpi(run)) say_longest(s);
     say_command(s);
 }

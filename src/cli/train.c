@@ -2,10 +2,10 @@
 #include "cli/commands.h"
 #include "cli/device_choice.h"
 #include "cli/predict.h"
-#include "cli/shortage.h"
 #include "cli/resume.h"
 #include "cli/run_folder.h"
 #include "cli/run_settings.h"
+#include "cli/shortage.h"
 #include "cli/stop_signal.h"
 #include "cli/text.h"
 #include "cli/train_report.h"
@@ -312,13 +312,10 @@ static void report_shortage(const command *c, mf_status status) {
     const mf_train_options *o = &c->options;
     mf_shortage_report(&(mf_shortage){.settings = &c->s.run,
                                       .mesh = c->s.mesh,
-                                      .options = {.model = o->model,
-                                                  .mesh = o->mesh,
-                                                  .layout = o->layout,
-                                                  .threads = o->threads,
-                                                  .device = o->device,
-                                                  .accumulate = o->accumulate,
-                                                  .steps = 1}},
+                                      .model = &o->model,
+                                      .spec = &o->mesh,
+                                      .layout = &o->layout,
+                                      .accumulate = o->accumulate},
                        status);
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # failing_calls.sh BUILD [STRIDE]: every STRIDE-th call of CUDA, cuBLASLt, cuDNN or NCCL that a run makes (each one by
-# default: half an hour) fails, on emulated GPUs. The run ends well, where the call was one whose failure costs nothing, or
+# default: an hour) fails, on emulated GPUs. The run ends well, where the call was one whose failure costs nothing, or
 # with one line that names the call or what there is no memory for; never by a signal, a hang, or without a word. By hand;
 # the suite does it for collectives (tests/comm_device.c).
 set -u

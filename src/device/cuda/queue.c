@@ -56,32 +56,23 @@ mf_status mf_cuda_finish(mf_device *device, mf_queue queue) {
     return MF_CUDA(cudaStreamSynchronize, mf_cuda_of(device)->place->queue[queue]);
 }
 
-static cudaError_t look_up(const void *data, bool *on_gpu) {
-    struct cudaPointerAttributes attributes = {0};
-    cudaError_t error = cudaPointerGetAttributes(&attributes, data);
-    if (error) cudaGetLastError();
-    *on_gpu = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
-    return error;
+static bool on_gpu(const void *data, bool in_doubt) {
+    struct cudaPointerAttributes attributes;
+    if (cudaPointerGetAttributes(&attributes, data)) {
+        cudaGetLastError();
+        return in_doubt;
+    }
+    return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
 }
 
-/* What can't be looked up is taken for a GPU's, which the host must not touch: CUDA's next call will say what
- * is wrong. */
-bool mf_cuda_holds(const void *data) {
-    bool on_gpu = false;
-    return look_up(data, &on_gpu) || on_gpu;
-}
-
-/* The same doubt here means that it has to be waited for. */
-static bool surely_holds(const void *data) {
-    bool on_gpu = false;
-    return !look_up(data, &on_gpu) && on_gpu;
-}
+/* In doubt the host must not touch it: CUDA's next call will say what is wrong. */
+bool mf_cuda_holds(const void *data) { return on_gpu(data, true); }
 
 mf_status mf_cuda_copy(mf_device *device, mf_queue queue, void *to, const void *from, size_t bytes) {
     MF_TRY(mf_cuda_enter(device));
     cudaStream_t stream = mf_cuda_of(device)->place->queue[queue];
     MF_TRY(MF_CUDA(cudaMemcpyAsync, to, from, bytes, cudaMemcpyDefault, stream));
-    if (surely_holds(to) && surely_holds(from)) return MF_OK;
+    if (on_gpu(to, false) && on_gpu(from, false)) return MF_OK;
     mf_status status = mf_cuda_finish(device, queue);
     if (status) cudaStreamSynchronize(stream); /* whatever failed, the host's side is its owner's again */
     return status;
